@@ -1,0 +1,104 @@
+"""The exception tree, and the refusal table: every answer the proxy gives on its own account.
+
+A refusal is data: why, which status, which JSON-RPC code, and whether the connection can go on. The code
+that detects a case names the reason and nothing else.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final, NamedTuple
+
+
+class ShadowcatError(Exception):
+    """Base of everything Shadowcat raises on purpose."""
+
+
+class ConfigError(ShadowcatError):
+    """The configuration cannot be used. The message names the key, what is wrong and what to write."""
+
+
+class StartError(ShadowcatError):
+    """The process cannot start: an address in use, too few descriptors, an unreadable certificate."""
+
+
+# JSON-RPC 2.0 section 5.1; the MCP code is basic/transports "server validation" of revision 2026-07-28.
+INVALID_REQUEST: Final = -32600
+INTERNAL_ERROR: Final = -32603
+HEADER_MISMATCH: Final = -32020
+
+
+_INVALID: Final = INVALID_REQUEST  # Short names keep a row of the table on one line.
+_INTERNAL: Final = INTERNAL_ERROR
+
+
+class _Row(NamedTuple):
+    """One line of the refusal table."""
+
+    status: int
+    code: int
+    close: bool
+    message: str
+    source: str
+    """The RFC and its section."""
+
+
+class Refusal(Enum):
+    """Why the proxy answers itself. `close` ends the connection: its framing can no longer be trusted,
+    or the rest of the message is not worth reading.
+    """
+
+    # fmt: off
+    # Head and framing: nothing of such a message reaches an upstream.
+    BAD_REQUEST_LINE = _Row(400, _INVALID, True, "malformed request line", "RFC 9112 3")
+    BAD_TARGET = _Row(400, _INVALID, True, "malformed request target", "RFC 9112 3.2")
+    AMBIGUOUS_PATH = _Row(400, _INVALID, True, "the path can be read in two ways", "RFC 3986 6.2.2.3")
+    BAD_FIELD = _Row(400, _INVALID, True, "malformed header field", "RFC 9112 5")
+    BAD_HOST = _Row(400, _INVALID, True, "missing, repeated or malformed Host", "RFC 9112 3.2")
+    BAD_CONTENT_LENGTH = _Row(400, _INVALID, True, "malformed Content-Length", "RFC 9112 6.3")
+    LENGTH_AND_CODING = _Row(400, _INVALID, True, "both Content-Length and Transfer-Encoding", "RFC 9112 6.1")
+    BAD_TRANSFER_ENCODING = _Row(400, _INVALID, True, "malformed Transfer-Encoding", "RFC 9112 6.1")
+    UNKNOWN_CODING = _Row(501, _INVALID, True, "transfer coding not understood", "RFC 9112 6.1")
+    BAD_CHUNK = _Row(400, _INVALID, True, "malformed chunked body", "RFC 9112 7.1")
+    BAD_CONNECTION = _Row(400, _INVALID, True, "Connection lists an end-to-end field", "RFC 9110 7.6.1")
+    VERSION = _Row(505, _INVALID, True, "HTTP version not supported", "RFC 9110 15.6.6")
+    METHOD_UNKNOWN = _Row(501, _INVALID, True, "method not implemented", "RFC 9110 9.1")
+    METHOD = _Row(405, _INVALID, False, "method not allowed here", "RFC 9110 15.5.6")
+    EXPECTATION = _Row(417, _INVALID, True, "expectation not supported", "RFC 9110 10.1.1")
+    HEAD_TOO_LARGE = _Row(431, _INVALID, True, "header section too large", "RFC 6585 5")
+    TOO_MANY_FIELDS = _Row(431, _INVALID, True, "too many header fields", "RFC 6585 5")
+    TARGET_TOO_LONG = _Row(414, _INVALID, True, "request target too long", "RFC 9110 15.5.15")
+    BODY_TOO_LARGE = _Row(413, _INVALID, True, "request body too large", "RFC 9110 15.5.14")
+    HEAD_TIMEOUT = _Row(408, _INVALID, True, "the head did not arrive in time", "RFC 9110 15.5.9")
+    BODY_TIMEOUT = _Row(408, _INVALID, True, "the body did not arrive in time", "RFC 9110 15.5.9")
+    NO_ROUTE = _Row(404, _INVALID, False, "no route for this path", "RFC 9110 15.5.5")
+    # Upstream: the request was good, its answer is not to be had.
+    CONNECT_FAILED = _Row(502, _INTERNAL, False, "upstream refused the connection", "RFC 9110 15.6.3")
+    CONNECT_TIMEOUT = _Row(504, _INTERNAL, False, "connecting to upstream timed out", "RFC 9110 15.6.5")
+    RESET = _Row(502, _INTERNAL, False, "upstream closed before answering", "RFC 9110 15.6.3")
+    BAD_RESPONSE = _Row(502, _INTERNAL, False, "upstream sent a malformed answer", "RFC 9112 8")
+    FIRST_BYTE_TIMEOUT = _Row(504, _INTERNAL, False, "upstream did not answer in time", "RFC 9110 15.6.5")
+    REQUEST_TIMEOUT = _Row(504, _INTERNAL, False, "the request took too long", "RFC 9110 15.6.5")
+    QUEUE_TIMEOUT = _Row(503, _INTERNAL, False, "all connections to upstream are busy", "RFC 9110 15.6.4")
+    DRAINING = _Row(503, _INTERNAL, True, "shutting down", "RFC 9110 15.6.4")
+    # fmt: on
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.value.status
+
+    @property
+    def code(self) -> int:
+        """The JSON-RPC error code."""
+        return self.value.code
+
+    @property
+    def close(self) -> bool:
+        """Whether the client connection ends with this answer."""
+        return self.value.close
+
+    @property
+    def message(self) -> str:
+        """What is wrong, for the client to read."""
+        return self.value.message

@@ -1,0 +1,230 @@
+"""Request heads: bytes in, one immutable description out, or the reason for refusing them.
+
+llhttp (through httptools) tokenises a head and refuses most of what is malformed. It never sees a body, so
+its habit of swallowing the body behind an Upgrade, of reporting trailers as header fields, and its lack of
+limits do not matter. What it accepts although a forwarder must not is refused here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+import httptools
+
+from shadowcat.errors import Refusal
+from shadowcat.http1.fields import NOT_FORWARDED, TOKEN, is_disguised, may_be_dropped
+from shadowcat.http1.target import Target, is_host, parse_target
+
+LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,9}")
+"""Content-Length without sign, leading zero or list; ten digits are far beyond any body limit."""
+
+_METHODS: Final = frozenset(
+    {b"GET", b"POST", b"DELETE", b"OPTIONS", b"HEAD", b"PUT", b"PATCH", b"TRACE", b"CONNECT"}
+)
+_VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
+
+
+class HeadLimits(NamedTuple):
+    """Sizes beyond which a head is refused; `head` bounds the buffer before there is a whole head."""
+
+    head: int
+    target: int
+    fields: int
+
+
+class RequestHead(NamedTuple):
+    """What a strict reading of one request head found. The value of Content-Length is not part of it,
+    so that equal heads with bodies of different length have equal descriptions.
+    """
+
+    method: bytes
+    target: Target
+    http11: bool
+    keep_alive: bool
+    host: bytes
+    """As sent, or the authority of an absolute-form target; empty only for HTTP/1.0 without one."""
+    has_length: bool
+    chunked: bool
+    expect_continue: bool
+    fields: tuple[tuple[bytes, bytes], ...]
+    """All fields in order, names in lower case."""
+    forwarded: tuple[tuple[bytes, bytes, bytes], ...]
+    """The end-to-end fields in order: (lower-case name, name as sent, value)."""
+
+    def values(self, name: bytes) -> list[bytes]:
+        """All values of a field, by its lower-case name."""
+        return [value for field, value in self.fields if field == name]
+
+
+class _Collector:
+    """Receives httptools' callbacks."""
+
+    __slots__ = ("fields",)
+
+    def __init__(self) -> None:
+        self.fields: list[tuple[bytes, bytes]] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name, value))
+
+
+def parse_request_head(head: bytes, limits: HeadLimits) -> tuple[RequestHead, int] | Refusal:
+    """Read one head, from its first byte through the empty line.
+
+    Returns:
+        The description and the Content-Length (0 without one), or the refusal.
+    """
+    line_end = head.find(b"\r\n")
+    request_line = _parse_request_line(head[:line_end], limits)
+    if isinstance(request_line, Refusal):
+        return request_line
+    method, target, http11 = request_line
+
+    collector = _Collector()
+    try:
+        httptools.HttpRequestParser(collector).feed_data(head)
+    except httptools.HttpParserUpgrade:
+        pass  # Raised at the end of a head that offers Upgrade or is CONNECT: the head itself was read.
+    except httptools.HttpParserError:
+        return _diagnose(head[line_end:])
+    if len(collector.fields) > limits.fields:
+        return Refusal.TOO_MANY_FIELDS
+
+    reading = _FieldReading()
+    for name, value in collector.fields:
+        refusal = reading.add(name, value.strip(b" \t"))
+        if refusal is not None:
+            return refusal
+    return reading.conclude(method, target, http11)
+
+
+def _parse_request_line(line: bytes, limits: HeadLimits) -> tuple[bytes, Target, bool] | Refusal:
+    parts = line.split(b" ")
+    if len(parts) != 3:
+        return Refusal.BAD_REQUEST_LINE
+    method, raw_target, version = parts
+    if version != b"HTTP/1.1" and version != b"HTTP/1.0":
+        return Refusal.VERSION if _VERSION.fullmatch(version) else Refusal.BAD_REQUEST_LINE
+    if method not in _METHODS:
+        return Refusal.METHOD_UNKNOWN if TOKEN.fullmatch(method) else Refusal.BAD_REQUEST_LINE
+    if len(raw_target) > limits.target:
+        return Refusal.TARGET_TOO_LONG
+    if method in (b"CONNECT", b"TRACE"):
+        return Refusal.METHOD_UNKNOWN
+    target = parse_target(method, raw_target)
+    if isinstance(target, Refusal):
+        return target
+    return method, target, version == b"HTTP/1.1"
+
+
+_NAMES_LENGTH: Final = re.compile(rb"\r\n[Cc][Oo][Nn][Tt][Ee][Nn][Tt][-_][Ll][Ee][Nn][Gg][Tt][Hh]")
+_NAMES_CODING: Final = re.compile(
+    rb"\r\n[Tt][Rr][Aa][Nn][Ss][Ff][Ee][Rr][-_][Ee][Nn][Cc][Oo][Dd][Ii][Nn][Gg]:[ \t]*([^\r\n]*)"
+)
+
+
+def _diagnose(fields: bytes) -> Refusal:
+    """Name the fault of header lines that llhttp refused. Only the label depends on it, and 501 for a
+    coding that is well-formed but unknown (RFC 9112 section 6.1).
+    """
+    coding = _NAMES_CODING.search(fields)
+    if coding is not None:
+        if _NAMES_LENGTH.search(fields):
+            return Refusal.LENGTH_AND_CODING
+        return judge_coding(coding[1])
+    return Refusal.BAD_CONTENT_LENGTH if _NAMES_LENGTH.search(fields) else Refusal.BAD_FIELD
+
+
+def judge_coding(value: bytes) -> Refusal:
+    """The refusal for a Transfer-Encoding that is not just `chunked`."""
+    codings = [coding.strip(b" \t").lower() for coding in value.split(b",")]
+    well_formed = all(TOKEN.fullmatch(coding) for coding in codings)
+    known = all(coding in (b"chunked", b"identity") for coding in codings)
+    return Refusal.UNKNOWN_CODING if well_formed and not known else Refusal.BAD_TRANSFER_ENCODING
+
+
+class _FieldReading:
+    """Collects what the fields of one head say, one rule per field name."""
+
+    __slots__ = ("codings", "connection", "expects", "fields", "hosts", "length", "names")
+
+    def __init__(self) -> None:
+        self.fields: list[tuple[bytes, bytes]] = []
+        self.names: list[bytes] = []
+        self.hosts: list[bytes] = []
+        self.codings: list[bytes] = []
+        self.connection: set[bytes] = set()
+        self.expects: list[bytes] = []
+        self.length: int | None = None
+
+    def add(self, name: bytes, value: bytes) -> Refusal | None:
+        lower = name.lower()
+        self.names.append(name)
+        self.fields.append((lower, value))
+        if b"_" in lower and is_disguised(lower):
+            return Refusal.BAD_FIELD
+        if lower == b"content-length":
+            if self.length is not None or not LENGTH.fullmatch(value):
+                return Refusal.BAD_CONTENT_LENGTH
+            self.length = int(value)
+        elif lower == b"host":
+            self.hosts.append(value)
+        elif lower == b"connection":
+            for option in value.lower().split(b","):
+                option = option.strip(b" \t")
+                if option and not may_be_dropped(option):
+                    return Refusal.BAD_CONNECTION
+                self.connection.add(option)
+        elif lower == b"transfer-encoding":
+            self.codings.append(value)
+        elif lower == b"expect":
+            self.expects.append(value.lower())
+        return None
+
+    def conclude(self, method: bytes, target: Target, http11: bool) -> tuple[RequestHead, int] | Refusal:
+        host = self._host(target, http11)
+        if isinstance(host, Refusal):
+            return host
+        if self.codings:
+            if self.length is not None:
+                return Refusal.LENGTH_AND_CODING
+            if len(self.codings) > 1 or not http11:
+                return Refusal.BAD_TRANSFER_ENCODING
+            if self.codings[0].lower() != b"chunked":
+                return judge_coding(self.codings[0])
+        if self.expects and self.expects != [b"100-continue"]:
+            return Refusal.EXPECTATION
+        length = self.length or 0
+        head = RequestHead(
+            method=method,
+            target=target,
+            http11=http11,
+            keep_alive=b"close" not in self.connection if http11 else b"keep-alive" in self.connection,
+            host=host,
+            has_length=self.length is not None,
+            chunked=bool(self.codings),
+            # An HTTP/1.0 client cannot know what 100 means (RFC 9110 section 10.1.1).
+            expect_continue=bool(self.expects) and http11,
+            fields=tuple(self.fields),
+            forwarded=tuple(
+                (lower, name, value)
+                for name, (lower, value) in zip(self.names, self.fields, strict=True)
+                if lower not in NOT_FORWARDED and lower not in self.connection
+            ),
+        )
+        return head, length
+
+    def _host(self, target: Target, http11: bool) -> bytes | Refusal:
+        if len(self.hosts) > 1 or (http11 and not self.hosts):
+            return Refusal.BAD_HOST
+        host = self.hosts[0] if self.hosts else b""
+        if host and not is_host(host):
+            return Refusal.BAD_HOST
+        if target.authority is not None:
+            if host and host.lower() != target.authority.lower():
+                return Refusal.BAD_HOST
+            return target.authority
+        if http11 and not host:
+            return Refusal.BAD_HOST
+        return host

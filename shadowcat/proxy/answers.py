@@ -1,0 +1,48 @@
+"""The answers the proxy gives on its own account, as whole HTTP messages."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, Final
+
+from shadowcat.errors import Refusal
+from shadowcat.mcp.answers import error_body
+from shadowcat.mcp.eras import Era
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_RETRY_AFTER: Final = 1
+"""Seconds a client is told to wait when the proxy cannot serve it now."""
+
+_EXTRA: Final = {
+    Refusal.METHOD: b"Allow: GET, POST, DELETE, OPTIONS\r\n",
+    Refusal.QUEUE_TIMEOUT: b"Retry-After: %d\r\n" % _RETRY_AFTER,
+    Refusal.DRAINING: b"Retry-After: %d\r\n" % _RETRY_AFTER,
+}
+
+
+def answer(
+    refusal: Refusal, era: Era, id_raw: bytes | None, *, detail: str, close: bool, head: bool
+) -> bytes:
+    """Write a refusal.
+
+    Args:
+        refusal: The row of the table.
+        era: Decides what an absent id looks like.
+        id_raw: The request's JSON-RPC id as received, if it is known.
+        detail: What is special about this case, such as the upstream's name; may be empty.
+        close: Whether the connection ends with it.
+        head: The request was HEAD: the answer has no content (RFC 9110 section 9.3.2).
+    """
+    message = f"{refusal.message}: {detail}" if detail else refusal.message
+    data: dict[str, Any] | None = None
+    if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        data = {"retryAfterSeconds": _RETRY_AFTER}
+    body = error_body(refusal.code, message, id_raw, era, data)
+    return b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b%b\r\n%b" % (
+        refusal.status,
+        HTTPStatus(refusal.status).phrase.encode(),
+        len(body),
+        _EXTRA.get(refusal, b""),
+        b"Connection: close\r\n" if close else b"",
+        b"" if head else body,
+    )

@@ -1,0 +1,333 @@
+"""One request and its answer: the link between a client connection and an upstream connection.
+
+    QUEUED --send--> SENT --open--> OPEN --end--> DONE
+       |               |              |
+       +---------------+--------------+-- refuse, cut_off, cancel --> DONE
+
+A detached exchange goes through the same states without a client: the upstream finishes its work, and the
+bytes are discarded, because in the legacy era a disconnect does not cancel a POST (MCP 2025-11-25,
+basic/transports "Sending messages to the server").
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from shadowcat.errors import Refusal
+from shadowcat.http1.chunks import LAST_CHUNK
+from shadowcat.http1.response import Body, ResponseHead
+from shadowcat.mcp.envelope import Envelope
+from shadowcat.mcp.eras import Era
+from shadowcat.policy.retry import is_repeatable
+from shadowcat.policy.waits import first_byte_wait, is_endless
+from shadowcat.proxy.route import Route
+from shadowcat.proxy.template import RequestTemplate
+from shadowcat.proxy.wheel import Timed
+
+if TYPE_CHECKING:
+    from shadowcat.proxy.downstream import ClientConnection
+    from shadowcat.proxy.plane import DataPlane
+    from shadowcat.proxy.pool import Pool
+    from shadowcat.proxy.upstream import UpstreamConnection
+
+_NANOSECONDS: Final = 1_000_000_000
+
+
+class State(Enum):
+    """How far an exchange has come."""
+
+    QUEUED = "queued"
+    """No connection yet: nothing of the request has left."""
+    SENT = "sent"
+    """The request was written; no part of an answer is there."""
+    OPEN = "open"
+    """The answer's head went to the client."""
+    DONE = "done"
+
+
+class Exchange(Timed):
+    """A request that has been read whole, from choosing an upstream to the last byte of its answer."""
+
+    __slots__ = (
+        "_chunked",
+        "_client",
+        "_connection",
+        "_endless",
+        "_pool",
+        "_repeated",
+        "_route",
+        "_rpc_method",
+        "_started",
+        "_status",
+        "_tried",
+        "answer_deadline",
+        "body",
+        "close_after",
+        "envelope",
+        "event_stream",
+        "first_byte_deadline",
+        "plane",
+        "state",
+        "template",
+    )
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        client: ClientConnection,
+        template: RequestTemplate,
+        route: Route,
+        body: bytes,
+        envelope: Envelope | None,
+    ) -> None:
+        """`envelope` is what the body says as JSON-RPC; None for methods other than POST."""
+        self.deadline = self.filed = inf
+        self.plane = plane
+        self._client: ClientConnection | None = client
+        self.template = template
+        self._route = route
+        self.body = body
+        self.envelope = envelope
+        self._rpc_method = envelope.method if envelope is not None else None
+        self.state = State.QUEUED
+        self._connection: UpstreamConnection | None = None
+        self._pool: Pool | None = None
+        self._tried = 0
+        self._repeated = False
+        self._status = 0
+        self._chunked = False
+        self._endless = False
+        """Whether only the end of the connection tells the client that it has the whole answer."""
+        self.close_after = False
+        """Whether the client connection ends with this answer."""
+        self.event_stream = False
+        self._started = self.first_byte_deadline = self.answer_deadline = inf
+
+    def start(self) -> None:
+        """Choose an upstream and go."""
+        plane = self.plane
+        route = self._route
+        self._started = plane.loop.time()
+        plane.cells[route.meters.in_flight] += 1
+        self._attempt()
+
+    def _attempt(self) -> None:
+        route = self._route
+        self._tried += 1
+        self._pool = pool = route.balancer.choose(route.pools)
+        pool.acquire(self)
+
+    # From the pool.
+
+    def send(self, connection: UpstreamConnection) -> bytes:
+        """The request's bytes for `connection`, which now serves this exchange."""
+        self.state = State.SENT
+        self.deadline = inf
+        self._connection = connection
+        plane = self.plane
+        pool = self._pool
+        client = self._client
+        assert pool is not None
+        now = plane.loop.time()
+        timeouts = self._route.timeouts
+        self.first_byte_deadline = now + first_byte_wait(self._rpc_method, timeouts)
+        if client is None:
+            self.answer_deadline = now + timeouts.detached
+        elif is_endless(self.template.head.method, self._rpc_method):
+            self.answer_deadline = inf
+        else:
+            self.answer_deadline = now + timeouts.request
+        plane.cells[pool.meters.requests] += 1
+        return self.template.render(pool.origin, client.address if client else b"unknown", self.body)
+
+    def no_connection(self, refusal: Refusal, detail: str) -> None:
+        """There is no connection to the chosen upstream: nothing was sent, so any other will do."""
+        self.deadline = inf
+        if self._client is not None and self._tried < len(self._route.pools):
+            self._attempt()
+        else:
+            self._refuse(refusal, detail)
+
+    def on_deadline(self, now: float) -> None:
+        """The wait for a connection was too long."""
+        if self.state is State.QUEUED:
+            assert self._pool is not None
+            self._pool.forget(self)
+            self._refuse(Refusal.QUEUE_TIMEOUT, "")
+
+    # From the upstream connection.
+
+    def open(self, head: ResponseHead, body: Body, length: int) -> bytes:
+        """The answer's head has arrived; what of it goes to the client."""
+        self.state = State.OPEN
+        self._status = head.status
+        self.event_stream = head.event_stream
+        template = self.template
+        client = self._client
+        if client is None:
+            return b""
+        if body is Body.CHUNKED or body is Body.CLOSE:
+            self._chunked = template.http11
+            framing = b"Transfer-Encoding: chunked\r\n" if template.http11 else b""
+        elif head.has_length or body is Body.LENGTH:
+            framing = b"" if head.status == 204 else b"Content-Length: %d\r\n" % length
+        else:
+            framing = b""
+        self._endless = not template.http11 and (body is Body.CHUNKED or body is Body.CLOSE)
+        self.close_after = (
+            self._endless or not template.keep_alive or self.plane.draining or client.last_request
+        )
+        if self.close_after:
+            return b"%b%bConnection: close\r\n\r\n" % (head.lines, framing)
+        if not template.http11:
+            framing += b"Connection: keep-alive\r\n"
+        return b"%b%b\r\n" % (head.lines, framing)
+
+    def frame(self, data: bytes) -> bytes:
+        """Content of an answer that ends with its connection, in the framing this client gets."""
+        if self._chunked and data:
+            return b"%x\r\n%b\r\n" % (len(data), data)
+        return data
+
+    def last_piece(self) -> bytes:
+        """What ends an answer that ended with its connection."""
+        return LAST_CHUNK if self._chunked else b""
+
+    def write(self, data: bytes) -> None:
+        """Hand on a part of the answer."""
+        if self._client is not None:
+            self._client.write(data)
+
+    def end(self, rest: bytes) -> None:
+        """Hand on the last part of the answer."""
+        client = self._client
+        if client is not None and rest:
+            client.write(rest)
+        self._done()
+        if client is not None:
+            client.exchange_ended(close=self.close_after)
+
+    def no_answer(self, refusal: Refusal, *, answered: bool) -> None:
+        """The upstream connection ended, or its time was up, before there was a head.
+
+        `answered` tells whether a part of an answer had arrived.
+        """
+        self._connection = None
+        pool = self._pool
+        assert pool is not None
+        if (
+            refusal is Refusal.RESET
+            and not answered
+            and not self._repeated
+            and self._client is not None
+            and is_repeatable(self.template.head.method, self._rpc_method)
+        ):
+            # To the same upstream, since the request may belong to a session there, and over a connection
+            # that cannot be stale.
+            self._repeated = True
+            self.state = State.QUEUED
+            pool.acquire(self, fresh=True)
+            return
+        self._refuse(refusal, pool.origin.name)
+
+    def cut_off(self) -> None:
+        """The answer broke off: the client must not take what it has for the whole."""
+        client = self._client
+        self._done()
+        if client is not None:
+            client.cut_off(reset=self._endless)
+
+    # From the client connection.
+
+    def client_left(self) -> None:
+        """The client closed or lost its connection."""
+        client, self._client = self._client, None
+        assert client is not None
+        plane = self.plane
+        plane.cells[self._route.meters.aborts] += 1
+        if self.state is State.QUEUED:
+            assert self._pool is not None
+            self._pool.forget(self)
+            self._done()
+        elif self.cancelled_by_disconnect:
+            self._abandon()
+        else:
+            assert self._connection is not None
+            self._connection.resume()
+            self._connection.limit(plane.loop.time() + self._route.timeouts.detached)
+            plane.detach(self)
+
+    @property
+    def cancelled_by_disconnect(self) -> bool:
+        """Whether a client that leaves means its request to end.
+
+        In the modern era closing the stream is how to cancel; a GET stream without a reader only makes the
+        next one fail with 409. A legacy POST goes on.
+        """
+        return self.template.era is Era.MODERN or self.template.head.method != b"POST"
+
+    def abandon_detached(self) -> None:
+        """Too many exchanges without a client: this one is given up."""
+        self._abandon()
+
+    def _abandon(self) -> None:
+        connection = self._connection
+        self._done()
+        if connection is not None:
+            connection.abandon()
+
+    def pause(self) -> None:
+        """The client takes its answer more slowly than it comes."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """The client has taken what there was."""
+        if self._connection is not None:
+            self._connection.resume()
+
+    def end_stream(self) -> bool:
+        """End a GET stream in good order, so that its client opens it elsewhere, if that can be done now."""
+        connection = self._connection
+        if (
+            self.state is not State.OPEN
+            or not self.event_stream
+            or self.template.head.method != b"GET"
+            or connection is None
+            or not connection.at_boundary
+        ):
+            return False
+        self.close_after = True
+        connection.abandon()
+        self.end(self.last_piece())
+        return True
+
+    # The end.
+
+    def _refuse(self, refusal: Refusal, detail: str) -> None:
+        client = self._client
+        self._status = refusal.status
+        self._done()
+        if client is not None:
+            client.refuse_exchange(self, refusal, detail)
+
+    def _done(self) -> None:
+        """Count, and let go of both sides."""
+        self.state = State.DONE
+        self.deadline = inf
+        self._connection = None
+        plane = self.plane
+        if self._client is None:
+            plane.settle(self)
+        self._client = None
+        cells = plane.cells
+        meters = self._route.meters
+        cells[meters.in_flight] -= 1
+        elapsed = plane.loop.time() - self._started
+        cells[meters.duration + bisect_left(meters.bounds, elapsed)] += 1
+        cells[meters.duration_sum] += int(elapsed * _NANOSECONDS)
+        if self._status:
+            cells[meters.statuses + self._status] += 1

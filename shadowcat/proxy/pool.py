@@ -1,0 +1,153 @@
+"""Connections of one worker to one upstream: reuse, dialling, and the queue of exchanges that wait."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from shadowcat.config import model
+from shadowcat.errors import Refusal
+from shadowcat.proxy.dial import Dialer, describe_failure
+from shadowcat.proxy.meters import UpstreamMeters
+from shadowcat.proxy.origin import Origin
+from shadowcat.proxy.upstream import UpstreamConnection
+
+if TYPE_CHECKING:
+    from shadowcat.proxy.exchange import Exchange
+    from shadowcat.proxy.plane import DataPlane
+
+_log: Final = logging.getLogger(__name__)
+
+_QUIET: Final = 5.0
+"""Seconds between two log lines about the same upstream that cannot be reached; the metric counts all."""
+
+
+class Pool:
+    """Hands connections to exchanges: the most recently used idle one, else one that is dialled.
+
+    Idle connections are a stack, so that hot ones stay hot and surplus ones age out. A dial belongs to the
+    pool, not to the exchange that caused it: whatever connection comes free first serves the queue.
+    """
+
+    __slots__ = (
+        "_dialer",
+        "_dialling",
+        "_idle",
+        "_limit",
+        "_logged_at",
+        "_open",
+        "_plane",
+        "_waiting",
+        "idle_timeout",
+        "meters",
+        "origin",
+        "queue_timeout",
+    )
+
+    def __init__(
+        self, plane: DataPlane, origin: Origin, config: model.Pool, share: int, meters: UpstreamMeters
+    ) -> None:
+        """`share` is how many workers divide the configured number of connections."""
+        self._plane = plane
+        self.origin = origin
+        self.meters = meters
+        self.idle_timeout = float(config.idle_timeout)
+        self.queue_timeout = float(config.queue_timeout)
+        self._limit = max(1, config.max_connections // share)
+        self._dialer = Dialer(plane.loop, origin, config.connect_timeout)
+        self._idle: list[UpstreamConnection] = []
+        self._waiting: deque[Exchange] = deque()
+        self._dialling = 0
+        self._open = 0
+        self._logged_at = float("-inf")
+
+    def acquire(self, exchange: Exchange, *, fresh: bool = False) -> None:
+        """Give `exchange` a connection, now or later; `exchange.send` or `exchange.no_connection` follows.
+
+        `fresh` asks for one that has not been idle, and so cannot have been closed meanwhile.
+        """
+        cells = self._plane.cells
+        if self._idle and not fresh:
+            connection = self._idle.pop()
+            cells[self.meters.idle] -= 1
+            cells[self.meters.active] += 1
+            cells[self.meters.reuse] += 1
+            connection.begin(exchange)
+            return
+        self._waiting.append(exchange)
+        cells[self.meters.queue] += 1
+        self._plane.wheel.set(exchange, self._plane.loop.time() + self.queue_timeout)
+        self._dial_if_needed()
+
+    def forget(self, exchange: Exchange) -> None:
+        """Take an exchange out of the queue: its client left, or it waited too long."""
+        self._waiting.remove(exchange)
+        self._plane.cells[self.meters.queue] -= 1
+
+    def opened(self, connection: UpstreamConnection) -> None:
+        """A dialled connection is there."""
+        cells = self._plane.cells
+        cells[self.meters.dials] += 1
+        cells[self.meters.active] += 1
+        self._open += 1
+        self.offer(connection)
+
+    def offer(self, connection: UpstreamConnection) -> None:
+        """A connection has no exchange (any more): give it the next one, or keep it."""
+        cells = self._plane.cells
+        if self._waiting:
+            exchange = self._waiting.popleft()
+            cells[self.meters.queue] -= 1
+            connection.begin(exchange)
+            return
+        cells[self.meters.active] -= 1
+        cells[self.meters.idle] += 1
+        self._idle.append(connection)
+        connection.rest()
+
+    def drop(self, connection: UpstreamConnection, *, idle: bool) -> None:
+        """A connection is gone, or will not be used again."""
+        self._open -= 1
+        if idle:
+            self._idle.remove(connection)
+            self._plane.cells[self.meters.idle] -= 1
+        else:
+            self._plane.cells[self.meters.active] -= 1
+        self._dial_if_needed()
+
+    def close_idle(self) -> None:
+        """Close what nobody uses."""
+        for connection in list(self._idle):
+            connection.abandon()
+
+    def _dial_if_needed(self) -> None:
+        """Dial for those in the queue for whom no dial is under way yet."""
+        while self._dialling < len(self._waiting) and self._open + self._dialling < self._limit:
+            self._dialling += 1
+            self._plane.spawn(self._dial())
+
+    async def _dial(self) -> None:
+        failure: OSError | None = None
+        try:
+            await self._dialer.dial(lambda: UpstreamConnection(self._plane, self))
+        except OSError as error:
+            failure = error
+        finally:
+            self._dialling -= 1
+        if failure is None:
+            return
+        self._plane.cells[self.meters.dial_failures] += 1
+        words = describe_failure(failure)
+        now = self._plane.loop.time()
+        if now - self._logged_at >= _QUIET:
+            self._logged_at = now
+            _log.warning("upstream %s: connection failed: %s", self.origin.name, words)
+        if self._waiting:
+            # One failed dial answers one exchange: the others have dials of their own under way.
+            exchange = self._waiting.popleft()
+            self._plane.cells[self.meters.queue] -= 1
+            timed_out = isinstance(failure, TimeoutError) and not isinstance(failure, ConnectionError)
+            reason = Refusal.CONNECT_TIMEOUT if timed_out else Refusal.CONNECT_FAILED
+            exchange.no_connection(reason, words)
+        self._dial_if_needed()

@@ -1,0 +1,286 @@
+"""One connection to an upstream: sends a request, reads its answer, hands it on as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING, Final, cast
+
+from shadowcat.errors import Refusal
+from shadowcat.http1.chunks import ChunkError, ChunkReader
+from shadowcat.http1.response import INTERIM, BadResponseError, Body, body_of, parse_response_head
+from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER
+from shadowcat.proxy.wheel import Timed
+
+if TYPE_CHECKING:
+    from shadowcat.proxy.exchange import Exchange
+    from shadowcat.proxy.plane import DataPlane
+    from shadowcat.proxy.pool import Pool
+
+_HEAD_LIMIT: Final = 64 * 1024
+_FLUSH_CHECK: Final = 16 * 1024
+"""Requests up to this size fit into an idle connection's socket buffer, so they are flushed when written."""
+
+
+class Phase(Enum):
+    """Where a connection is.
+
+    IDLE -begin-> HEAD -final head-> BODY -end of body-> IDLE or CLOSED; any fault -> CLOSED.
+    """
+
+    IDLE = "idle"
+    HEAD = "head"
+    BODY = "body"
+    CLOSED = "closed"
+
+
+class UpstreamConnection(asyncio.Protocol, Timed):
+    """Serves one exchange after the other. It owns the response's framing; the exchange owns its meaning."""
+
+    __slots__ = (
+        "_body",
+        "_exchange",
+        "_held",
+        "_idle_timeout",
+        "_large",
+        "_left",
+        "_paused",
+        "_phase",
+        "_plane",
+        "_pool",
+        "_reader",
+        "_reusable",
+        "_transport",
+    )
+
+    _transport: asyncio.Transport
+
+    def __init__(self, plane: DataPlane, pool: Pool) -> None:
+        self.deadline = self.filed = inf
+        self._plane = plane
+        self._pool = pool
+        self._phase = Phase.IDLE
+        self._exchange: Exchange | None = None
+        self._held = b""
+        self._body = Body.NONE
+        self._left = 0
+        self._reader: ChunkReader | None = None
+        self._reusable = True
+        self._large = False
+        self._paused = False
+        self._idle_timeout = pool.idle_timeout
+
+    # From the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The dial, and the TLS handshake if there is one, succeeded."""
+        self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass.
+        transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        self._pool.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """The upstream has sent bytes."""
+        plane = self._plane
+        plane.cells[plane.meters.upstream_received] += len(data)
+        if self._phase is Phase.BODY:
+            self._relay(b"", data)
+        elif self._phase is Phase.HEAD:
+            self._read_head(data)
+        else:
+            # An answer nobody asked for must never become the next exchange's answer (RFC 9112 section 9.5).
+            self.abandon()
+
+    def eof_received(self) -> None:
+        """The transport closes itself; `connection_lost` decides what the end means."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone; what that means depends on how far the answer had come."""
+        phase, self._phase = self._phase, Phase.CLOSED
+        self.deadline = inf
+        if phase is Phase.CLOSED:
+            return
+        exchange, self._exchange = self._exchange, None
+        self._pool.drop(self, idle=phase is Phase.IDLE)
+        if exchange is None:
+            return
+        if phase is Phase.HEAD:
+            exchange.no_answer(Refusal.RESET, answered=bool(self._held))
+        elif self._body is Body.CLOSE and exc is None:
+            exchange.end(exchange.last_piece())
+        else:
+            exchange.cut_off()
+
+    def on_deadline(self, now: float) -> None:
+        """Idle for too long, or the upstream is too slow."""
+        phase = self._phase
+        exchange = self._exchange
+        self.abandon()
+        if exchange is None:
+            return
+        if phase is Phase.HEAD:
+            exchange.no_answer(Refusal.FIRST_BYTE_TIMEOUT, answered=False)
+        else:
+            exchange.cut_off()
+
+    def pause_writing(self) -> None:
+        """The request is in memory as a whole, so there is nothing to hold back."""
+
+    def resume_writing(self) -> None:
+        """See `pause_writing`."""
+
+    # From the pool and the exchange.
+
+    def begin(self, exchange: Exchange) -> None:
+        """Send an exchange's request."""
+        self._exchange = exchange
+        self._phase = Phase.HEAD
+        self._held = b""
+        request = exchange.send(self)
+        plane = self._plane
+        plane.cells[plane.meters.upstream_sent] += len(request)
+        self._transport.write(request)
+        self._reusable = True
+        self._large = len(request) > _FLUSH_CHECK
+        plane.wheel.set(self, exchange.first_byte_deadline)
+
+    def rest(self) -> None:
+        """Become idle."""
+        self._phase = Phase.IDLE
+        self._plane.wheel.set(self, self._plane.loop.time() + self._idle_timeout)
+
+    def abandon(self) -> None:
+        """Close at once, whatever is under way; the caller tells the exchange, if there is one."""
+        if self._phase is Phase.CLOSED:
+            return
+        idle = self._phase is Phase.IDLE
+        self._phase = Phase.CLOSED
+        self.deadline = inf
+        self._exchange = None
+        self._transport.abort()
+        self._pool.drop(self, idle=idle)
+
+    def pause(self) -> None:
+        """The client is slower than the upstream."""
+        if self._phase is not Phase.CLOSED:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """The client caught up."""
+        self._paused = False
+        if self._phase is not Phase.CLOSED:
+            self._transport.resume_reading()
+
+    def limit(self, deadline: float) -> None:
+        """The answer has to be complete by then."""
+        if self._phase is not Phase.CLOSED:
+            self._plane.wheel.set(self, deadline)
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the answer may be ended here without cutting a chunk in two."""
+        return self._reader is not None and self._reader.at_boundary
+
+    # The response.
+
+    def _read_head(self, data: bytes) -> None:
+        if self._held:
+            data = self._held + data
+        while True:
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4:
+                if len(data) > _HEAD_LIMIT:
+                    self._fail()
+                self._held = data
+                return
+            try:
+                head, length = parse_response_head(data[:end])
+            except BadResponseError:
+                self._fail()
+                return
+            if head.status >= 200:
+                break
+            if head.status not in INTERIM or head.chunked or length:
+                self._fail()
+                return
+            data = data[end:]
+        exchange = self._exchange
+        assert exchange is not None
+        self._held = b""
+        self._phase = Phase.BODY
+        self._body = body_of(head, exchange.template.head.method)
+        self._reusable = self._reusable and head.keep_alive and self._body is not Body.CLOSE
+        if head.keep_alive_timeout is not None:
+            # One second less than the upstream said, so that it does not close while a request is on its way.
+            self._idle_timeout = min(self._pool.idle_timeout, max(head.keep_alive_timeout - 1.0, 0.0))
+        self.deadline = inf
+        if exchange.answer_deadline != inf:
+            self._plane.wheel.set(self, exchange.answer_deadline)
+        if self._body is Body.LENGTH:
+            self._left = length
+        elif self._body is Body.CHUNKED:
+            self._reader = ChunkReader(decode=not exchange.template.http11)
+        self._relay(exchange.open(head, self._body, length), data[end:])
+
+    def _relay(self, opening: bytes, data: bytes) -> None:
+        """Hand on what belongs to this answer: `opening` as it is, `data` as its framing says."""
+        exchange = self._exchange
+        assert exchange is not None
+        match self._body:
+            case Body.LENGTH:
+                left = self._left = self._left - len(data)
+                if left < 0:
+                    data = data[:left]
+                    self._reusable = False
+                if left <= 0:
+                    self._finish(opening + data)
+                    return
+            case Body.CHUNKED:
+                reader = self._reader
+                assert reader is not None
+                try:
+                    data = reader.feed(data)
+                except ChunkError:
+                    self.abandon()
+                    exchange.cut_off()
+                    return
+                if reader.done:
+                    self._reader = None
+                    self._reusable = self._reusable and not reader.excess
+                    self._finish(opening + data)
+                    return
+            case Body.NONE:
+                self._reusable = self._reusable and not data
+                self._finish(opening)
+                return
+            case Body.CLOSE:
+                data = exchange.frame(data)
+        if opening or data:
+            exchange.write(opening + data)
+
+    def _finish(self, rest: bytes) -> None:
+        """The answer is complete: the connection goes back to the pool before the client's next request,
+        which may already be waiting, looks for one.
+        """
+        exchange, self._exchange = self._exchange, None
+        assert exchange is not None
+        if self._paused:
+            self.resume()
+        # A response that ends before its request was flushed leaves request bytes behind on the connection.
+        flushed = not self._large or not self._transport.get_write_buffer_size()
+        if self._reusable and flushed and self._idle_timeout > 0 and not self._plane.draining:
+            self._pool.offer(self)
+        else:
+            self._phase = Phase.CLOSED
+            self.deadline = inf
+            self._transport.close()
+            self._pool.drop(self, idle=False)
+        exchange.end(rest)
+
+    def _fail(self) -> None:
+        """The answer is not HTTP that can be relayed."""
+        exchange = self._exchange
+        self.abandon()
+        assert exchange is not None
+        exchange.no_answer(Refusal.BAD_RESPONSE, answered=True)

@@ -1,0 +1,81 @@
+"""One coarse timer for all deadlines of a worker.
+
+A timer per request costs 0.55 µs and a heap entry; here an object stores its deadline, and the wheel looks
+at the object only when the earliest moment it was ever filed under has come. Moving a deadline later, which
+is what almost every request does, is one attribute store.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Final
+
+TICK: Final = 0.1
+"""Seconds between rounds. A deadline fires up to this much late, and never early."""
+_STALL: Final = 1.0
+_HORIZON: Final = 5.0
+"""Far deadlines are looked at this often, so that no slot holds on to a closed connection for long."""
+
+
+class Timed:
+    """Something with a deadline. Subclasses say in `on_deadline` what happens when it has passed."""
+
+    __slots__ = ("deadline", "filed")
+
+    deadline: float
+    filed: float
+    """When the wheel will look at this object; infinite while it is not filed."""
+
+    def on_deadline(self, now: float) -> None:
+        """Act on the passed deadline, which has been cleared."""
+        raise AssertionError("a subclass defines this")
+
+
+class Wheel:
+    """Files objects by deadline. Times are seconds on the clock that `tick` is called with."""
+
+    __slots__ = ("_due", "_slots", "now")
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        """Time of the last round; for deadlines where TICK does not matter."""
+        self._due = int(now / TICK)
+        self._slots: dict[int, list[Timed]] = {}
+
+    def set(self, item: Timed, deadline: float) -> None:
+        """Give `item` a deadline, replacing the one it had."""
+        item.deadline = deadline
+        if deadline < item.filed:
+            self._file(item, deadline)
+
+    def _file(self, item: Timed, when: float) -> None:
+        slot = max(int(min(when, self.now + _HORIZON) / TICK) + 1, self._due + 1)
+        item.filed = slot * TICK
+        self._slots.setdefault(slot, []).append(item)
+
+    def tick(self, now: float) -> None:
+        """Run one round: call `on_deadline` of all whose deadline has passed.
+
+        After a stall (SIGSTOP, a suspended machine) one round is skipped, so that what arrived during it is
+        read before anybody is declared late.
+        """
+        stalled = now - self.now > _STALL
+        self.now = now
+        if stalled:
+            return
+        due = int(now / TICK)
+        for slot in range(self._due + 1, due + 1) if due - self._due < 1000 else sorted(self._slots):
+            if slot > due:
+                break
+            for item in self._slots.pop(slot, ()):
+                if item.filed != slot * TICK:
+                    continue  # Filed again under an earlier slot since.
+                item.filed = inf
+                deadline = item.deadline
+                if deadline > now:
+                    if deadline != inf:
+                        self._file(item, deadline)
+                else:
+                    item.deadline = inf
+                    item.on_deadline(now)
+        self._due = due
