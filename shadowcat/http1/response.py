@@ -45,8 +45,10 @@ class ResponseHead(NamedTuple):
     has_length: bool
     chunked: bool
     event_stream: bool
-    lines: bytes
-    """Status line and end-to-end fields, each with its CRLF, ready to be sent to an HTTP/1.1 client."""
+    status_line: bytes
+    """As an HTTP/1.1 client gets it, with its CRLF."""
+    returned: tuple[tuple[bytes, bytes, bytes], ...]
+    """The end-to-end fields in order: (lower-case name, name as sent, value)."""
     fields: tuple[tuple[bytes, bytes], ...]
     """All fields in order, names in lower case."""
 
@@ -110,12 +112,6 @@ def parse_response_head(head: bytes) -> tuple[ResponseHead, int]:
     if codings and (codings != [b"chunked"] or length is not None or not http11):
         raise BadResponseError("Transfer-Encoding other than chunked, with Content-Length, or in HTTP/1.0")
 
-    lines = [b"HTTP/1.1 %d %b\r\n" % (status, match[3] or b"")]
-    lines += [
-        b"%b: %b\r\n" % (name, value)
-        for (name, _), (lower, value) in zip(collector.fields, fields, strict=True)
-        if lower not in NOT_RETURNED and (lower not in connection or lower.startswith(b"mcp-"))
-    ]
     head_read = ResponseHead(
         status=status,
         http11=http11,
@@ -124,16 +120,21 @@ def parse_response_head(head: bytes) -> tuple[ResponseHead, int]:
         has_length=length is not None,
         chunked=bool(codings),
         event_stream=event_stream,
-        lines=b"".join(lines),
+        status_line=b"HTTP/1.1 %d %b\r\n" % (status, match[3] or b""),
+        returned=tuple(
+            (lower, name, value)
+            for (name, _), (lower, value) in zip(collector.fields, fields, strict=True)
+            if lower not in NOT_RETURNED and (lower not in connection or lower.startswith(b"mcp-"))
+        ),
         fields=tuple(fields),
     )
     return head_read, length or 0
 
 
-def body_of(head: ResponseHead, method: bytes) -> Body:
-    """How the body of this answer to `method` ends (RFC 9112 section 6.3, rules 1 to 8)."""
-    if method == b"HEAD" or head.status == 204 or head.status == 304:
+def body_of(method: bytes, status: int, *, chunked: bool, has_length: bool) -> Body:
+    """How the body of an answer to `method` ends (RFC 9112 section 6.3, rules 1 to 8)."""
+    if method == b"HEAD" or status == 204 or status == 304:
         return Body.NONE
-    if head.chunked:
+    if chunked:
         return Body.CHUNKED
-    return Body.LENGTH if head.has_length else Body.CLOSE
+    return Body.LENGTH if has_length else Body.CLOSE

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from math import inf
+from typing import Final, NamedTuple
 
 from shadowcat.config.model import Timeouts
 
@@ -10,16 +11,23 @@ _LISTEN: Final = "subscriptions/listen"
 _PROMPT: Final = frozenset({"ping", "server/discover"})
 
 
-def first_byte_wait(rpc_method: str | None, timeouts: Timeouts) -> float:
-    """Seconds until the answer's head must be there.
+class Waits(NamedTuple):
+    """Bounds in seconds, both from the moment the request was sent."""
 
-    Lists and lookups are answered at once or not at all. Everything else may compute for as long as a
-    request may take, because a JSON answer has no byte before it has them all.
+    first_byte: float
+    """Until the answer's head is there."""
+    answer: float
+    """Until the answer is complete."""
+
+
+def waits_for(http_method: bytes, rpc_method: str | None, timeouts: Timeouts) -> Waits:
+    """Decide how long to wait.
+
+    Lists and lookups are answered at once or not at all. Everything else may compute for as long as a request
+    may take, because a JSON answer has no byte before it has them all. Streams that live as long as their
+    client, GET and subscriptions/listen, have no end to wait for.
     """
     prompt = rpc_method is not None and (rpc_method in _PROMPT or rpc_method.endswith(("/list", "/get")))
-    return min(timeouts.first_byte, timeouts.request) if prompt else timeouts.request
-
-
-def is_endless(http_method: bytes, rpc_method: str | None) -> bool:
-    """Whether the answer is a stream that lives as long as its client: no total time-out applies."""
-    return http_method == b"GET" or rpc_method == _LISTEN
+    first_byte = min(timeouts.first_byte, timeouts.request) if prompt else timeouts.request
+    endless = http_method == b"GET" or rpc_method == _LISTEN
+    return Waits(float(first_byte), inf if endless else float(timeouts.request))

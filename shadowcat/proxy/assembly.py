@@ -9,6 +9,7 @@ from shadowcat.proxy.meters import UpstreamMeters
 from shadowcat.proxy.origin import Origin
 from shadowcat.proxy.plane import DataPlane
 from shadowcat.proxy.pool import Pool
+from shadowcat.proxy.request_heads import RequestHeads
 from shadowcat.proxy.route import Route, RouteTable
 from shadowcat.shm.shared import Shared
 
@@ -22,18 +23,18 @@ def assemble(config: Config, shared: Shared, process: int, loop: asyncio.Abstrac
     plane = DataPlane(config, shared, process, loop)
     routes = []
     for section in config.routes:
-        route = Route(section, shared.layout, start=process)
+        route = Route(section, shared.layout, plane.cells, start=process)
         route.pools = tuple(
             Pool(
                 plane,
                 Origin(upstream),
                 section.pool,
                 share=config.workers,
-                meters=UpstreamMeters(shared.layout, section, upstream),
+                meters=UpstreamMeters(shared.layout, section, upstream, plane.cells),
             )
             for upstream in section.upstreams
         )
         routes.append(route)
-    plane.routes = RouteTable(routes)
-    plane.pools = tuple(pool for route in routes for pool in route.pools)
+    plane.request_heads = RequestHeads(config.http, RouteTable(routes))
+    plane.routes = tuple(routes)
     return plane

@@ -1,4 +1,4 @@
-"""One client connection: reads requests strictly in order, starts their exchanges, writes their answers."""
+"""One client connection: takes requests strictly in order, starts their exchanges, writes their answers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from shadowcat.errors import Refusal
-from shadowcat.http1.chunks import ChunkError, ChunkReader
 from shadowcat.mcp.envelope import peek, request_id
 from shadowcat.mcp.eras import Era
 from shadowcat.proxy.answers import CONTINUE, answer
 from shadowcat.proxy.exchange import Exchange
 from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER
+from shadowcat.proxy.request_reader import Broken, Request, RequestReader, Stage
 from shadowcat.proxy.template import RequestTemplate
-from shadowcat.proxy.wheel import Timed
+from shadowcat.proxy.wheel import TICK, Timed
 
 if TYPE_CHECKING:
     from shadowcat.proxy.plane import DataPlane
@@ -25,54 +25,53 @@ if TYPE_CHECKING:
 _PIPELINE_LIMIT: Final = 64 * 1024
 """Bytes that may arrive behind an unanswered request. Reading is never paused meanwhile, because uvloop
 reports no end of file while it is, and a client that leaves must be noticed."""
-_LINGER: Final = 2.0
+_LINGER_TIME: Final = 2.0
 """Seconds and bytes for which a client may go on sending after its last answer."""
 _LINGER_LIMIT: Final = 1024 * 1024
-_LONGEST_METHOD_AND_VERSION: Final = 32
 _DRAIN_GRACE: Final = 1.0
 """How long an idle connection may still send a request once the worker drains, in seconds: closing it at once
 would lose a request that is on its way."""
 
 
 class State(Enum):
-    """What the next bytes are.
+    """What the connection is doing.
 
-    IDLE -first byte-> HEAD -whole head-> BODY -whole body-> EXCHANGE -answer-> IDLE
-    What arrived in one piece skips the states between. A last answer, own or relayed -> LINGER -> CLOSED.
+    READING -whole request-> ANSWERING -answer-> READING
+    A last answer, own or relayed, leads to LINGERING, and that to CLOSED.
     """
 
-    IDLE = "idle"
-    """Nothing of a request is here."""
-    HEAD = "head"
-    """A part of a head is here."""
-    BODY = "body"
-    EXCHANGE = "exchange"
+    READING = "reading"
+    ANSWERING = "answering"
     """A request is being answered; what arrives now belongs to the next one."""
-    LINGER = "linger"
+    LINGERING = "lingering"
     """The last answer is out, what still arrives is discarded: closing at once would reset the connection
     and could destroy the answer (RFC 9112 section 9.6)."""
     CLOSED = "closed"
 
 
-_BEFORE_BODY: Final = frozenset({State.IDLE, State.HEAD})
+# An Enum member costs three look-ups; these run several times per request.
+_READING: Final = State.READING
+_ANSWERING: Final = State.ANSWERING
+_LINGERING: Final = State.LINGERING
+_CLOSED: Final = State.CLOSED
+_IDLE: Final = Stage.IDLE
 
 
 class ClientConnection(asyncio.Protocol, Timed):
     """Speaks HTTP/1.1 to one client."""
 
     __slots__ = (
-        "_body",
-        "_body_length",
-        "_buffer",
-        "_chunks",
         "_discarded",
         "_exchange",
         "_half_closed",
+        "_keepalive_timeout",
+        "_meters",
         "_paused",
         "_plane",
+        "_reader",
         "_requests",
+        "_stage",
         "_state",
-        "_template",
         "_transport",
         "_working",
         "address",
@@ -85,12 +84,12 @@ class ClientConnection(asyncio.Protocol, Timed):
     def __init__(self, plane: DataPlane) -> None:
         self.deadline = self.filed = inf
         self._plane = plane
-        self._state = State.IDLE
-        self._buffer = b""
-        self._template: RequestTemplate | None = None
-        self._body: list[bytes] = []
-        self._body_length = 0
-        self._chunks: ChunkReader | None = None
+        self._meters = plane.meters
+        self._keepalive_timeout = float(plane.http.keepalive_timeout)
+        self._state = _READING
+        self._reader = RequestReader(plane.request_heads, plane.http)
+        self._stage = _IDLE
+        """The reader's stage for which the deadline was set."""
         self._exchange: Exchange | None = None
         self._requests = 0
         self._half_closed = False
@@ -108,23 +107,33 @@ class ClientConnection(asyncio.Protocol, Timed):
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]).encode() if isinstance(peer, tuple) else b"unknown"
         self._plane.connected(self)
-        self._plane.wheel.set(self, self._plane.loop.time() + self._plane.http.keepalive_timeout)
+        self._rest()
 
     def data_received(self, data: bytes) -> None:
         """The client has sent bytes."""
-        plane = self._plane
-        plane.cells[plane.meters.client_received] += len(data)
+        self._meters.client_received += len(data)
         state = self._state
-        if state is State.LINGER:
+        reader = self._reader
+        if state is _READING:
+            if reader.buffer:
+                reader.buffer += data
+            elif reader.stage is _IDLE and not self._paused:
+                request = reader.whole(data)
+                if request is not None:
+                    self._begin(request)
+                    return
+                reader.buffer = data
+            else:
+                reader.buffer = data
+            self._work()
+        elif state is _ANSWERING:
+            reader.buffer += data
+            if len(reader.buffer) > _PIPELINE_LIMIT:
+                self._lose()
+        elif state is _LINGERING:
             self._discarded += len(data)
             if self._discarded > _LINGER_LIMIT:
                 self._lose()
-            return
-        self._buffer = self._buffer + data if self._buffer else data
-        if state is not State.EXCHANGE:
-            self._work()
-        elif len(self._buffer) > _PIPELINE_LIMIT:
-            self._lose()
 
     def eof_received(self) -> bool:
         """The client will send no more. Returns whether the connection stays open for an answer."""
@@ -138,7 +147,7 @@ class ClientConnection(asyncio.Protocol, Timed):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, whoever ended it."""
         self._plane.disconnected(self)
-        self._state = State.CLOSED
+        self._state = _CLOSED
         self.deadline = inf
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -149,7 +158,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._paused = True
         if self._exchange is not None:
             self._exchange.pause()
-        self._plane.wheel.set(self, self._plane.loop.time() + self._plane.http.write_timeout)
+        self._plane.wheel.set(self, self._plane.clock() + self._plane.http.write_timeout)
 
     def resume_writing(self) -> None:
         """The client caught up."""
@@ -157,142 +166,72 @@ class ClientConnection(asyncio.Protocol, Timed):
         if self._exchange is not None:
             self.deadline = inf
             self._exchange.resume()
-        elif self._state is State.IDLE:
+        elif self._state is _READING:
             self._rest()
 
     def on_deadline(self, now: float) -> None:
         """The client is too slow, or idle for too long."""
-        if self._state is State.IDLE and not self._paused:
-            self._close()
-        elif self._state is State.HEAD:
-            self._break_off(Refusal.HEAD_TIMEOUT)
-        elif self._state is State.BODY:
-            self._break_off(Refusal.BODY_TIMEOUT)
-        else:
+        if self._state is not _READING or self._paused:
             self._lose()  # It has taken nothing of its answer for too long, or lingers.
+        elif self._reader.stage is Stage.HEAD:
+            self._break_off(self._reader.broken(Refusal.HEAD_TIMEOUT))
+        elif self._reader.stage is Stage.BODY:
+            self._break_off(self._reader.broken(Refusal.BODY_TIMEOUT))
+        else:
+            self._close()
 
     # Requests.
 
     def _work(self) -> None:
         """Take as many requests from the buffer as can be answered now."""
+        reader = self._reader
         self._working = True
-        while self._buffer:
-            if self._state is State.BODY:
-                self._take_body()
-            elif self._state not in _BEFORE_BODY or self._paused or not self._take_head():
+        while self._state is _READING and reader.buffer and not self._paused:
+            result = reader.next()
+            if result is None:
+                self._wait_for_more()
                 break
+            if isinstance(result, Broken):
+                self._break_off(result)
+            else:
+                self._begin(result)
         self._working = False
 
-    def _take_head(self) -> bool:
-        """Read one head from the buffer; false if it is not complete yet."""
-        plane = self._plane
-        data = self._buffer
-        # One empty line before a request line is tolerated (RFC 9112 section 2.2).
-        start = 2 if data.startswith(b"\r\n") else 0
-        end = data.find(b"\r\n\r\n", start, start + plane.limits.head) + 4
-        if end < 4:
-            self._await_head(data[start:])
-            return False
-        template, length = plane.read_head(data[start:end])
-        self._buffer = data[end:]
-        if isinstance(template, Refusal):
-            self._break_off(template)
-            return True
-        self._template = template
-        self._requests += 1
-        if length > plane.http.body_limit:
-            self._break_off(Refusal.BODY_TOO_LARGE)
-        elif template.head.chunked:
-            self._chunks = ChunkReader(decode=True)
-            self._await_body(0)
-        elif len(self._buffer) >= length:
-            body = self._buffer[:length]
-            self._buffer = self._buffer[length:]
-            self._begin(template, body)
-        elif template.refusal is not None:
-            self._break_off(template.refusal)
-        else:
-            self._await_body(length)
-        return True
+    def _wait_for_more(self) -> None:
+        """A part of a request is here: the rest has to come in time.
 
-    def _await_head(self, data: bytes) -> None:
-        """Check as much as there is of a head, and wait for the rest."""
-        plane = self._plane
-        line_end = data.find(b"\n")
-        if line_end == 0 or (line_end > 0 and data[line_end - 1 : line_end] != b"\r"):
-            self._break_off(Refusal.BAD_REQUEST_LINE)
-        elif line_end < 0 and len(data) > plane.limits.target + _LONGEST_METHOD_AND_VERSION:
-            self._break_off(Refusal.TARGET_TOO_LONG)
-        elif len(data) >= plane.limits.head:
-            self._break_off(Refusal.HEAD_TOO_LARGE)
-        elif self._state is State.IDLE:
-            # Absolute from the head's first byte: a byte now and then must not buy more time.
-            self._state = State.HEAD
-            plane.wheel.set(self, plane.loop.time() + plane.http.head_timeout)
-
-    def _await_body(self, length: int) -> None:
-        """Wait for the rest of a body; `length` is its Content-Length, 0 if it is chunked."""
-        plane = self._plane
-        template = self._template
-        assert template is not None
-        self._state = State.BODY
-        self._body_length = length
-        plane.wheel.set(self, plane.loop.time() + plane.http.body_timeout)
-        if template.refusal is not None:
-            self._break_off(template.refusal)
-        elif template.expect_continue and not self._buffer:
+        Absolute from the part's first byte: a byte now and then must not buy more time.
+        """
+        stage = self._reader.stage
+        if stage is self._stage:
+            return
+        self._stage = stage
+        http = self._plane.http
+        timeout = http.body_timeout if stage is Stage.BODY else http.head_timeout
+        self._plane.wheel.set(self, self._plane.clock() + timeout)
+        if self._reader.wants_continue:
             self.write(CONTINUE)
 
-    def _take_body(self) -> None:
-        """Read the body, as far as it is there."""
-        data, self._buffer = self._buffer, b""
-        template = self._template
-        assert template is not None
-        if self._chunks is None:
-            self._body.append(data[: self._body_length])
-            left = self._body_length - len(data)
-            if left > 0:
-                self._body_length = left
-                return
-            self._buffer = data[self._body_length :]
-        else:
-            try:
-                content = self._chunks.feed(data)
-            except ChunkError:
-                self._break_off(Refusal.BAD_CHUNK)
-                return
-            self._body.append(content)
-            self._body_length += len(content)
-            if self._body_length > self._plane.http.body_limit:
-                self._break_off(Refusal.BODY_TOO_LARGE)
-                return
-            if not self._chunks.done:
-                return
-            self._buffer = self._chunks.excess
-            self._chunks = None
-        body = b"".join(self._body)
-        self._body.clear()
-        self._begin(template, body)
-
-    def _begin(self, template: RequestTemplate, body: bytes) -> None:
-        """The request is complete: start its exchange, or refuse it and go on."""
-        self._template = None
+    def _begin(self, request: Request) -> None:
+        """A request is complete: start its exchange, or refuse it and go on."""
+        template, values, body = request
+        self._requests += 1
+        self._stage = _IDLE
         route = template.route
         if template.refusal is not None or route is None:
             self._refuse(template.refusal or Refusal.NO_ROUTE, template, body)
             return
-        self._state = State.EXCHANGE
+        self._state = _ANSWERING
         self.deadline = inf
         envelope = peek(body) if template.is_post else None
-        exchange = self._exchange = Exchange(self._plane, self, template, route, body, envelope)
+        exchange = self._exchange = Exchange(self._plane, self, template, route, values, body, envelope)
         exchange.start()
 
     # From the exchange.
 
     def write(self, data: bytes) -> None:
         """Send bytes of an answer."""
-        plane = self._plane
-        plane.cells[plane.meters.client_sent] += len(data)
+        self._meters.client_sent += len(data)
         self._transport.write(data)
 
     @property
@@ -305,8 +244,8 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._exchange = None
         if close or self._half_closed:
             self._finish()
-            return
-        self._next()
+        else:
+            self._next()
 
     def refuse_exchange(self, exchange: Exchange, refusal: Refusal, detail: str) -> None:
         """The exchange could not be carried out; nothing of an answer was sent."""
@@ -325,10 +264,14 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def drain(self) -> None:
         """The worker is about to stop: answer what was asked, then close."""
-        if self._state is State.IDLE:
-            self._rest()
-        elif self._exchange is not None:
+        if self._exchange is not None:
             self._exchange.end_stream()
+        elif self._state is _READING and self._reader.stage is _IDLE:
+            self._rest()
+
+    def forget_head(self) -> None:
+        """Some time has passed: an idle connection keeps no token."""
+        self._reader.forget()
 
     def abort(self) -> None:
         """The worker stops now."""
@@ -338,21 +281,25 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def _next(self) -> None:
         """Make ready for the next request, which may already be in the buffer."""
-        self._state = State.IDLE
+        self._state = _READING
         if not self._paused:
             self._rest()
 
     def _rest(self) -> None:
         plane = self._plane
-        idle = _DRAIN_GRACE if plane.draining else plane.http.keepalive_timeout
-        plane.wheel.set(self, plane.loop.time() + idle)
-        if self._buffer and not self._working:
+        wheel = plane.wheel
+        self.deadline = deadline = (
+            wheel.now + TICK + (_DRAIN_GRACE if plane.draining else self._keepalive_timeout)
+        )
+        if deadline < self.filed:
+            wheel.file(self)
+        if self._reader.buffer and not self._working:
             self._work()
 
-    def _break_off(self, refusal: Refusal) -> None:
+    def _break_off(self, broken: Broken) -> None:
         """Refuse what was not read to its end: where the next request begins is not known."""
-        template, self._template = self._template, None
-        self._refuse(refusal, template, b"", close=True)
+        self._requests += 1
+        self._refuse(broken.refusal, broken.template, b"", close=True)
 
     def _refuse(
         self, refusal: Refusal, template: RequestTemplate | None, body: bytes, *, close: bool = False
@@ -381,7 +328,7 @@ class ClientConnection(asyncio.Protocol, Timed):
             close: End the connection even if the refusal itself does not.
         """
         plane = self._plane
-        plane.cells[plane.meters.refusals[refusal]] += 1
+        plane.cells[self._meters.refusals[refusal]] += 1
         close = close or refusal.close or template is None or not template.keep_alive
         close = close or plane.draining or self.last_request
         self.write(
@@ -391,7 +338,7 @@ class ClientConnection(asyncio.Protocol, Timed):
                 request_id(body),
                 detail=detail,
                 close=close,
-                head=template is not None and template.head.method == b"HEAD",
+                head=template is not None and template.method == b"HEAD",
             )
         )
         if close:
@@ -401,26 +348,20 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def _finish(self) -> None:
         """The last answer is written: close without destroying it."""
-        if self._transport.is_closing():
-            return
-        self._buffer = b""
-        self._body.clear()
-        self._chunks = None
         if self._half_closed:
             self._close()
-            return
-        self._state = State.LINGER
-        self._discarded = 0
-        self._transport.write_eof()
-        self._plane.wheel.set(self, self._plane.loop.time() + _LINGER)
+        elif not self._transport.is_closing():
+            self._state = _LINGERING
+            self._transport.write_eof()
+            self._plane.wheel.set(self, self._plane.clock() + _LINGER_TIME)
 
     def _close(self) -> None:
-        self._state = State.CLOSED
+        self._state = _CLOSED
         self._transport.close()
 
     def _lose(self) -> None:
         """Cut the connection so that the client notices."""
-        self._state = State.CLOSED
+        self._state = _CLOSED
         raw = self._transport.get_extra_info("socket")
         if raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

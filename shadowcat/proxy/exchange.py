@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Final
 
 from shadowcat.errors import Refusal
 from shadowcat.http1.chunks import LAST_CHUNK
-from shadowcat.http1.response import Body, ResponseHead
+from shadowcat.http1.response import Body
 from shadowcat.mcp.envelope import Envelope
 from shadowcat.mcp.eras import Era
 from shadowcat.policy.retry import is_repeatable
-from shadowcat.policy.waits import first_byte_wait, is_endless
+from shadowcat.proxy.response_heads import ResponseTemplate
 from shadowcat.proxy.route import Route
 from shadowcat.proxy.template import RequestTemplate
 from shadowcat.proxy.wheel import Timed
@@ -48,6 +48,13 @@ class State(Enum):
     DONE = "done"
 
 
+# An Enum member costs three look-ups; these run several times per exchange.
+_QUEUED: Final = State.QUEUED
+_SENT: Final = State.SENT
+_OPEN: Final = State.OPEN
+_DONE: Final = State.DONE
+
+
 class Exchange(Timed):
     """A request that has been read whole, from choosing an upstream to the last byte of its answer."""
 
@@ -59,19 +66,18 @@ class Exchange(Timed):
         "_pool",
         "_repeated",
         "_route",
-        "_rpc_method",
         "_started",
         "_status",
         "_tried",
-        "answer_deadline",
+        "_values",
         "body",
         "close_after",
         "envelope",
         "event_stream",
-        "first_byte_deadline",
         "plane",
         "state",
         "template",
+        "waits",
     )
 
     def __init__(
@@ -80,19 +86,30 @@ class Exchange(Timed):
         client: ClientConnection,
         template: RequestTemplate,
         route: Route,
+        values: tuple[bytes, ...],
         body: bytes,
         envelope: Envelope | None,
     ) -> None:
-        """`envelope` is what the body says as JSON-RPC; None for methods other than POST."""
+        """Begin with a request that was read whole.
+
+        Args:
+            plane: What all exchanges of the worker share.
+            client: Whom to answer.
+            template: What the head decided.
+            route: The template's route.
+            values: Those of the head's varying fields.
+            body: The body, its coding taken off.
+            envelope: What the body says as JSON-RPC; None for methods other than POST.
+        """
         self.deadline = self.filed = inf
         self.plane = plane
         self._client: ClientConnection | None = client
         self.template = template
         self._route = route
+        self._values = values
         self.body = body
         self.envelope = envelope
-        self._rpc_method = envelope.method if envelope is not None else None
-        self.state = State.QUEUED
+        self.state = _QUEUED
         self._connection: UpstreamConnection | None = None
         self._pool: Pool | None = None
         self._tried = 0
@@ -104,14 +121,13 @@ class Exchange(Timed):
         self.close_after = False
         """Whether the client connection ends with this answer."""
         self.event_stream = False
-        self._started = self.first_byte_deadline = self.answer_deadline = inf
+        self.waits = route.waits(template.method, envelope.method if envelope is not None else None)
+        """Bounds on the answer, in seconds from the moment the request was sent."""
+        self._started = plane.clock()
 
     def start(self) -> None:
         """Choose an upstream and go."""
-        plane = self.plane
-        route = self._route
-        self._started = plane.loop.time()
-        plane.cells[route.meters.in_flight] += 1
+        self._route.meters.in_flight += 1
         self._attempt()
 
     def _attempt(self) -> None:
@@ -124,24 +140,15 @@ class Exchange(Timed):
 
     def send(self, connection: UpstreamConnection) -> bytes:
         """The request's bytes for `connection`, which now serves this exchange."""
-        self.state = State.SENT
+        self.state = _SENT
         self.deadline = inf
         self._connection = connection
-        plane = self.plane
         pool = self._pool
         client = self._client
         assert pool is not None
-        now = plane.loop.time()
-        timeouts = self._route.timeouts
-        self.first_byte_deadline = now + first_byte_wait(self._rpc_method, timeouts)
-        if client is None:
-            self.answer_deadline = now + timeouts.detached
-        elif is_endless(self.template.head.method, self._rpc_method):
-            self.answer_deadline = inf
-        else:
-            self.answer_deadline = now + timeouts.request
-        plane.cells[pool.meters.requests] += 1
-        return self.template.render(pool.origin, client.address if client else b"unknown", self.body)
+        assert client is not None
+        self.plane.cells[pool.meters.requests] += 1
+        return self.template.render(pool.origin, client.address, self.body, self._values)
 
     def no_connection(self, refusal: Refusal, detail: str) -> None:
         """There is no connection to the chosen upstream: nothing was sent, so any other will do."""
@@ -153,38 +160,61 @@ class Exchange(Timed):
 
     def on_deadline(self, now: float) -> None:
         """The wait for a connection was too long."""
-        if self.state is State.QUEUED:
+        if self.state is _QUEUED:
             assert self._pool is not None
             self._pool.forget(self)
             self._refuse(Refusal.QUEUE_TIMEOUT, "")
 
     # From the upstream connection.
 
-    def open(self, head: ResponseHead, body: Body, length: int) -> bytes:
-        """The answer's head has arrived; what of it goes to the client."""
-        self.state = State.OPEN
+    def open(self, head: ResponseTemplate, values: tuple[bytes, ...], body: Body, length: int) -> bytes:
+        """The answer's head has arrived; what of it goes to the client.
+
+        Args:
+            head: What the head says.
+            values: Those of its varying fields.
+            body: How its body ends.
+            length: Its Content-Length.
+        """
+        self.state = _OPEN
         self._status = head.status
         self.event_stream = head.event_stream
         template = self.template
         client = self._client
         if client is None:
             return b""
-        if body is Body.CHUNKED or body is Body.CLOSE:
-            self._chunked = template.http11
-            framing = b"Transfer-Encoding: chunked\r\n" if template.http11 else b""
-        elif head.has_length or body is Body.LENGTH:
-            framing = b"" if head.status == 204 else b"Content-Length: %d\r\n" % length
-        else:
+        http11 = template.http11
+        if body is Body.LENGTH or (head.has_length and head.status != 204):
+            framing = b"Content-Length: %d\r\n" % length
+        elif body is Body.NONE:
             framing = b""
-        self._endless = not template.http11 and (body is Body.CHUNKED or body is Body.CLOSE)
+        else:
+            self._chunked = http11
+            self._endless = not http11
+            framing = b"Transfer-Encoding: chunked\r\n" if http11 else b""
         self.close_after = (
             self._endless or not template.keep_alive or self.plane.draining or client.last_request
         )
         if self.close_after:
-            return b"%b%bConnection: close\r\n\r\n" % (head.lines, framing)
-        if not template.http11:
+            framing += b"Connection: close\r\n"
+        elif not http11:
             framing += b"Connection: keep-alive\r\n"
-        return b"%b%b\r\n" % (head.lines, framing)
+        return b"%b%b\r\n" % (head.render(values), framing)
+
+    def answer_whole(
+        self, head: ResponseTemplate, values: tuple[bytes, ...], length: int, content: bytes
+    ) -> bytes | None:
+        """The usual answer, with its length known and all of it there, in one piece.
+
+        Returns:
+            What the client gets; None if this client needs another framing, which `open` finds.
+        """
+        client = self._client
+        if client is None or not self.template.keeps_alive or self.plane.draining or client.last_request:
+            return None
+        self.state = _OPEN
+        self._status = head.status
+        return head.render_whole(values, length, content)
 
     def frame(self, data: bytes) -> bytes:
         """Content of an answer that ends with its connection, in the framing this client gets."""
@@ -223,12 +253,14 @@ class Exchange(Timed):
             and not answered
             and not self._repeated
             and self._client is not None
-            and is_repeatable(self.template.head.method, self._rpc_method)
+            and is_repeatable(
+                self.template.method, self.envelope.method if self.envelope is not None else None
+            )
         ):
             # To the same upstream, since the request may belong to a session there, and over a connection
             # that cannot be stale.
             self._repeated = True
-            self.state = State.QUEUED
+            self.state = _QUEUED
             pool.acquire(self, fresh=True)
             return
         self._refuse(refusal, pool.origin.name)
@@ -248,7 +280,7 @@ class Exchange(Timed):
         assert client is not None
         plane = self.plane
         plane.cells[self._route.meters.aborts] += 1
-        if self.state is State.QUEUED:
+        if self.state is _QUEUED:
             assert self._pool is not None
             self._pool.forget(self)
             self._done()
@@ -257,7 +289,7 @@ class Exchange(Timed):
         else:
             assert self._connection is not None
             self._connection.resume()
-            self._connection.limit(plane.loop.time() + self._route.timeouts.detached)
+            self._connection.limit(plane.clock() + self._route.timeouts.detached)
             plane.detach(self)
 
     @property
@@ -267,7 +299,7 @@ class Exchange(Timed):
         In the modern era closing the stream is how to cancel; a GET stream without a reader only makes the
         next one fail with 409. A legacy POST goes on.
         """
-        return self.template.era is Era.MODERN or self.template.head.method != b"POST"
+        return self.template.era is Era.MODERN or self.template.method != b"POST"
 
     def abandon_detached(self) -> None:
         """Too many exchanges without a client: this one is given up."""
@@ -293,9 +325,9 @@ class Exchange(Timed):
         """End a GET stream in good order, so that its client opens it elsewhere, if that can be done now."""
         connection = self._connection
         if (
-            self.state is not State.OPEN
+            self.state is not _OPEN
             or not self.event_stream
-            or self.template.head.method != b"GET"
+            or self.template.method != b"GET"
             or connection is None
             or not connection.at_boundary
         ):
@@ -316,17 +348,17 @@ class Exchange(Timed):
 
     def _done(self) -> None:
         """Count, and let go of both sides."""
-        self.state = State.DONE
+        self.state = _DONE
         self.deadline = inf
         self._connection = None
         plane = self.plane
         if self._client is None:
             plane.settle(self)
         self._client = None
-        cells = plane.cells
         meters = self._route.meters
-        cells[meters.in_flight] -= 1
-        elapsed = plane.loop.time() - self._started
+        meters.in_flight -= 1
+        cells = plane.cells
+        elapsed = plane.clock() - self._started
         cells[meters.duration + bisect_left(meters.bounds, elapsed)] += 1
         cells[meters.duration_sum] += int(elapsed * _NANOSECONDS)
         if self._status:

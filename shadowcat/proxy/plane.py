@@ -7,20 +7,19 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from shadowcat.config.model import Config
-from shadowcat.errors import Refusal
-from shadowcat.http1.request import HeadLimits, parse_request_head
-from shadowcat.mcp.eras import era_of
 from shadowcat.proxy.downstream import ClientConnection
 from shadowcat.proxy.exchange import Exchange
 from shadowcat.proxy.meters import WorkerMeters
-from shadowcat.proxy.route import RouteTable
-from shadowcat.proxy.template import RequestTemplate
+from shadowcat.proxy.request_heads import RequestHeads
+from shadowcat.proxy.response_heads import ResponseHeads
+from shadowcat.proxy.route import Route
 from shadowcat.proxy.wheel import TICK, Wheel
 from shadowcat.shm.shared import Shared
 
 MOST_DETACHED: Final = 256
 """Exchanges of one worker that may go on without a client; beyond it the oldest is given up."""
-_METHODS: Final = frozenset({b"GET", b"POST", b"DELETE", b"OPTIONS"})
+_FORGET_EVERY: Final = 60.0
+"""Seconds after which heads that were not used are forgotten: they contain tokens."""
 
 
 class DataPlane:
@@ -29,14 +28,16 @@ class DataPlane:
     def __init__(self, config: Config, shared: Shared, process: int, loop: asyncio.AbstractEventLoop) -> None:
         """Made by `assembly.assemble` alone, which also adds the routes."""
         self.loop = loop
+        self.clock = loop.time
         self.http = config.http
-        self.limits = HeadLimits(config.http.head_limit, config.http.target_limit, config.http.max_fields)
         self.cells = shared.page(process).cells
-        self.meters = WorkerMeters(shared.layout)
+        self.meters = WorkerMeters(shared.layout, self.cells)
         self.wheel = Wheel(loop.time())
-        self.routes: RouteTable
-        self.pools: tuple[Any, ...] = ()
+        self.request_heads: RequestHeads
+        self.response_heads = ResponseHeads()
+        self.routes: tuple[Route, ...] = ()
         self.draining = False
+        self._forget_at = loop.time() + _FORGET_EVERY
         self._clients: set[ClientConnection] = set()
         self._detached: dict[Exchange, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -62,8 +63,7 @@ class DataPlane:
         self.draining = True
         for client in list(self._clients):
             client.drain()
-        for pool in self.pools:
-            pool.close_idle()
+        self._close_idle()
 
     def abort(self) -> None:
         """Cut everything off."""
@@ -79,52 +79,31 @@ class DataPlane:
             self._timer = None
         for task in self._tasks:
             task.cancel()
-        for pool in self.pools:
-            pool.close_idle()
+        self._publish()
+        self._close_idle()
 
     # For the connections.
-
-    def read_head(self, raw: bytes) -> tuple[RequestTemplate | Refusal, int]:
-        """Read and route a request head; the second value is its Content-Length."""
-        parsed = parse_request_head(raw, self.limits)
-        if isinstance(parsed, Refusal):
-            return parsed, 0
-        head, length = parsed
-        versions = head.values(b"mcp-protocol-version")
-        era = era_of(head.method, versions[0] if versions else None)
-        found = self.routes.match(head.target.path)
-        if found is None:
-            return RequestTemplate(head, era, None, b"", Refusal.NO_ROUTE), length
-        route, suffix = found
-        if head.method not in _METHODS:
-            return RequestTemplate(head, era, route, b"", Refusal.METHOD), length
-        return RequestTemplate(head, era, route, suffix + head.target.query, None), length
 
     def connected(self, client: ClientConnection) -> None:
         """A client connected."""
         self._clients.add(client)
-        self.cells[self.meters.accepted] += 1
-        self.cells[self.meters.connections] += 1
+        self.meters.accepted()
         if self.draining:
             client.drain()
 
     def disconnected(self, client: ClientConnection) -> None:
         """A client is gone."""
         self._clients.discard(client)
-        self.cells[self.meters.connections] -= 1
 
     def detach(self, exchange: Exchange) -> None:
         """An exchange goes on without its client."""
         if len(self._detached) >= MOST_DETACHED:
             next(iter(self._detached)).abandon_detached()
         self._detached[exchange] = None
-        self.cells[self.meters.detached] += 1
 
     def settle(self, exchange: Exchange) -> None:
         """An exchange without client has ended, however it did."""
-        if exchange in self._detached:
-            del self._detached[exchange]
-            self.cells[self.meters.detached] -= 1
+        self._detached.pop(exchange, None)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a task of the rare paths, and keep hold of it."""
@@ -132,6 +111,26 @@ class DataPlane:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _close_idle(self) -> None:
+        for route in self.routes:
+            for pool in route.pools:
+                pool.close_idle()
+
+    def _publish(self) -> None:
+        self.meters.publish(connections=len(self._clients), detached=len(self._detached))
+        for route in self.routes:
+            route.meters.publish()
+            for pool in route.pools:
+                pool.publish()
+
     def _tick(self) -> None:
         self._timer = self.loop.call_later(TICK, self._tick)
-        self.wheel.tick(self.loop.time())
+        now = self.loop.time()
+        self.wheel.tick(now)
+        self._publish()
+        if now >= self._forget_at:
+            self._forget_at = now + _FORGET_EVERY
+            self.request_heads.rotate()
+            self.response_heads.rotate()
+            for client in self._clients:
+                client.forget_head()

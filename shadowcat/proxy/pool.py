@@ -67,54 +67,48 @@ class Pool:
 
         `fresh` asks for one that has not been idle, and so cannot have been closed meanwhile.
         """
-        cells = self._plane.cells
         if self._idle and not fresh:
-            connection = self._idle.pop()
-            cells[self.meters.idle] -= 1
-            cells[self.meters.active] += 1
-            cells[self.meters.reuse] += 1
-            connection.begin(exchange)
+            self.meters.reused += 1
+            self._idle.pop().begin(exchange)
             return
         self._waiting.append(exchange)
-        cells[self.meters.queue] += 1
         self._plane.wheel.set(exchange, self._plane.loop.time() + self.queue_timeout)
         self._dial_if_needed()
 
     def forget(self, exchange: Exchange) -> None:
         """Take an exchange out of the queue: its client left, or it waited too long."""
         self._waiting.remove(exchange)
-        self._plane.cells[self.meters.queue] -= 1
 
     def opened(self, connection: UpstreamConnection) -> None:
         """A dialled connection is there."""
-        cells = self._plane.cells
-        cells[self.meters.dials] += 1
-        cells[self.meters.active] += 1
+        self._plane.cells[self.meters.dials] += 1
         self._open += 1
-        self.offer(connection)
+        if self._waiting:
+            connection.begin(self._waiting.popleft())
+        else:
+            self._idle.append(connection)
+            connection.rest()
 
     def offer(self, connection: UpstreamConnection) -> None:
-        """A connection has no exchange (any more): give it the next one, or keep it."""
-        cells = self._plane.cells
+        """A connection has done its exchange: give it the next one, or keep it."""
         if self._waiting:
-            exchange = self._waiting.popleft()
-            cells[self.meters.queue] -= 1
-            connection.begin(exchange)
-            return
-        cells[self.meters.active] -= 1
-        cells[self.meters.idle] += 1
-        self._idle.append(connection)
-        connection.rest()
+            self.meters.reused += 1
+            connection.begin(self._waiting.popleft())
+        else:
+            self._idle.append(connection)
+            connection.rest()
 
     def drop(self, connection: UpstreamConnection, *, idle: bool) -> None:
         """A connection is gone, or will not be used again."""
         self._open -= 1
         if idle:
             self._idle.remove(connection)
-            self._plane.cells[self.meters.idle] -= 1
-        else:
-            self._plane.cells[self.meters.active] -= 1
         self._dial_if_needed()
+
+    def publish(self) -> None:
+        """Put the pool's numbers into the metrics."""
+        idle = len(self._idle)
+        self.meters.publish(idle=idle, active=self._open - idle, queue=len(self._waiting))
 
     def close_idle(self) -> None:
         """Close what nobody uses."""
@@ -146,7 +140,6 @@ class Pool:
         if self._waiting:
             # One failed dial answers one exchange: the others have dials of their own under way.
             exchange = self._waiting.popleft()
-            self._plane.cells[self.meters.queue] -= 1
             timed_out = isinstance(failure, TimeoutError) and not isinstance(failure, ConnectionError)
             reason = Refusal.CONNECT_TIMEOUT if timed_out else Refusal.CONNECT_FAILED
             exchange.no_connection(reason, words)

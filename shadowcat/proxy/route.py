@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from shadowcat.config import model
 from shadowcat.policy.balance import RoundRobin
+from shadowcat.policy.waits import Waits, waits_for
 from shadowcat.proxy.meters import RouteMeters
 from shadowcat.shm.counters import Layout
 
 if TYPE_CHECKING:
     from shadowcat.proxy.pool import Pool
 
+_MOST_METHODS: Final = 256
+
 
 class Route:
     """One route: its pools, its balancing, its time-outs."""
 
-    __slots__ = ("balancer", "meters", "path", "pools", "timeouts")
+    __slots__ = ("_waits", "balancer", "meters", "path", "pools", "timeouts")
 
-    def __init__(self, config: model.Route, layout: Layout, start: int) -> None:
+    def __init__(self, config: model.Route, layout: Layout, cells: memoryview, start: int) -> None:
         """`start` is where this worker's turn-taking begins."""
         self.path = config.path.encode()
         self.timeouts = config.timeouts
-        self.meters = RouteMeters(layout, config)
+        self.meters = RouteMeters(layout, config, cells)
         self.balancer = RoundRobin(start)
         self.pools: tuple[Pool, ...] = ()
+        self._waits: dict[tuple[bytes, str | None], Waits] = {}
+
+    def waits(self, http_method: bytes, rpc_method: str | None) -> Waits:
+        """How long an answer may take; looked up, because it follows from the methods alone."""
+        found = self._waits.get((http_method, rpc_method))
+        if found is None:
+            found = waits_for(http_method, rpc_method, self.timeouts)
+            if len(self._waits) < _MOST_METHODS:  # Clients choose the names of methods.
+                self._waits[http_method, rpc_method] = found
+        return found
 
 
 class RouteTable:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final, cast
 
 from shadowcat.errors import Refusal
 from shadowcat.http1.chunks import ChunkError, ChunkReader
-from shadowcat.http1.response import INTERIM, BadResponseError, Body, body_of, parse_response_head
+from shadowcat.http1.memo import match
+from shadowcat.http1.response import INTERIM, BadResponseError, Body
 from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER
+from shadowcat.proxy.response_heads import HEAD_LIMIT, ResponseEntry
 from shadowcat.proxy.wheel import Timed
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from shadowcat.proxy.plane import DataPlane
     from shadowcat.proxy.pool import Pool
 
-_HEAD_LIMIT: Final = 64 * 1024
 _FLUSH_CHECK: Final = 16 * 1024
 """Requests up to this size fit into an idle connection's socket buffer, so they are flushed when written."""
 
@@ -35,6 +36,13 @@ class Phase(Enum):
     CLOSED = "closed"
 
 
+# An Enum member costs three look-ups; these run several times per exchange.
+_IDLE: Final = Phase.IDLE
+_HEAD: Final = Phase.HEAD
+_BODY: Final = Phase.BODY
+_CLOSED: Final = Phase.CLOSED
+
+
 class UpstreamConnection(asyncio.Protocol, Timed):
     """Serves one exchange after the other. It owns the response's framing; the exchange owns its meaning."""
 
@@ -44,13 +52,16 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         "_held",
         "_idle_timeout",
         "_large",
+        "_last_head",
         "_left",
+        "_meters",
         "_paused",
         "_phase",
         "_plane",
         "_pool",
         "_reader",
         "_reusable",
+        "_sent_at",
         "_transport",
     )
 
@@ -59,10 +70,13 @@ class UpstreamConnection(asyncio.Protocol, Timed):
     def __init__(self, plane: DataPlane, pool: Pool) -> None:
         self.deadline = self.filed = inf
         self._plane = plane
+        self._meters = plane.meters
+        self._sent_at = 0.0
         self._pool = pool
-        self._phase = Phase.IDLE
+        self._phase = _IDLE
         self._exchange: Exchange | None = None
         self._held = b""
+        self._last_head: ResponseEntry | None = None
         self._body = Body.NONE
         self._left = 0
         self._reader: ChunkReader | None = None
@@ -81,12 +95,14 @@ class UpstreamConnection(asyncio.Protocol, Timed):
 
     def data_received(self, data: bytes) -> None:
         """The upstream has sent bytes."""
-        plane = self._plane
-        plane.cells[plane.meters.upstream_received] += len(data)
-        if self._phase is Phase.BODY:
+        self._meters.upstream_received += len(data)
+        phase = self._phase
+        if phase is _HEAD:
+            last = self._last_head
+            if last is None or self._held or not self._answer_whole(data, last):
+                self._read_head(data)
+        elif phase is _BODY:
             self._relay(b"", data)
-        elif self._phase is Phase.HEAD:
-            self._read_head(data)
         else:
             # An answer nobody asked for must never become the next exchange's answer (RFC 9112 section 9.5).
             self.abandon()
@@ -96,15 +112,15 @@ class UpstreamConnection(asyncio.Protocol, Timed):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone; what that means depends on how far the answer had come."""
-        phase, self._phase = self._phase, Phase.CLOSED
+        phase, self._phase = self._phase, _CLOSED
         self.deadline = inf
-        if phase is Phase.CLOSED:
+        if phase is _CLOSED:
             return
         exchange, self._exchange = self._exchange, None
-        self._pool.drop(self, idle=phase is Phase.IDLE)
+        self._pool.drop(self, idle=phase is _IDLE)
         if exchange is None:
             return
-        if phase is Phase.HEAD:
+        if phase is _HEAD:
             exchange.no_answer(Refusal.RESET, answered=bool(self._held))
         elif self._body is Body.CLOSE and exc is None:
             exchange.end(exchange.last_piece())
@@ -118,7 +134,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self.abandon()
         if exchange is None:
             return
-        if phase is Phase.HEAD:
+        if phase is _HEAD:
             exchange.no_answer(Refusal.FIRST_BYTE_TIMEOUT, answered=False)
         else:
             exchange.cut_off()
@@ -134,27 +150,33 @@ class UpstreamConnection(asyncio.Protocol, Timed):
     def begin(self, exchange: Exchange) -> None:
         """Send an exchange's request."""
         self._exchange = exchange
-        self._phase = Phase.HEAD
+        self._phase = _HEAD
         self._held = b""
         request = exchange.send(self)
-        plane = self._plane
-        plane.cells[plane.meters.upstream_sent] += len(request)
+        size = len(request)
+        self._meters.upstream_sent += size
+        self._large = size > _FLUSH_CHECK
         self._transport.write(request)
-        self._reusable = True
-        self._large = len(request) > _FLUSH_CHECK
-        plane.wheel.set(self, exchange.first_byte_deadline)
+        self._sent_at = now = self._plane.clock()
+        self.deadline = deadline = now + exchange.waits.first_byte
+        if deadline < self.filed:
+            self._plane.wheel.file(self)
 
     def rest(self) -> None:
         """Become idle."""
-        self._phase = Phase.IDLE
-        self._plane.wheel.set(self, self._plane.loop.time() + self._idle_timeout)
+        self._phase = _IDLE
+        # The wheel's own time, up to a tick old, would drop it early, which does no harm.
+        wheel = self._plane.wheel
+        self.deadline = deadline = wheel.now + self._idle_timeout
+        if deadline < self.filed:
+            wheel.file(self)
 
     def abandon(self) -> None:
         """Close at once, whatever is under way; the caller tells the exchange, if there is one."""
-        if self._phase is Phase.CLOSED:
+        if self._phase is _CLOSED:
             return
-        idle = self._phase is Phase.IDLE
-        self._phase = Phase.CLOSED
+        idle = self._phase is _IDLE
+        self._phase = _CLOSED
         self.deadline = inf
         self._exchange = None
         self._transport.abort()
@@ -162,19 +184,19 @@ class UpstreamConnection(asyncio.Protocol, Timed):
 
     def pause(self) -> None:
         """The client is slower than the upstream."""
-        if self._phase is not Phase.CLOSED:
+        if self._phase is not _CLOSED:
             self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """The client caught up."""
         self._paused = False
-        if self._phase is not Phase.CLOSED:
+        if self._phase is not _CLOSED:
             self._transport.resume_reading()
 
     def limit(self, deadline: float) -> None:
         """The answer has to be complete by then."""
-        if self._phase is not Phase.CLOSED:
+        if self._phase is not _CLOSED:
             self._plane.wheel.set(self, deadline)
 
     @property
@@ -184,44 +206,65 @@ class UpstreamConnection(asyncio.Protocol, Timed):
 
     # The response.
 
+    def _answer_whole(self, data: bytes, last: ResponseEntry) -> bool:
+        """Take the short way for an answer like the one before, all of it in one read; false if it is not."""
+        head = last.verdict
+        found = match(data, last, HEAD_LIMIT) if head.ordinary else None
+        if found is None:
+            return False
+        values, length, end = found
+        exchange = self._exchange
+        if len(data) - end != length or exchange is None:
+            return False
+        answer = exchange.answer_whole(head, values, length, data[end:])
+        if answer is None:
+            return False
+        self._reusable = True
+        self._finish(answer)
+        return True
+
     def _read_head(self, data: bytes) -> None:
-        if self._held:
-            data = self._held + data
-        while True:
-            end = data.find(b"\r\n\r\n") + 4
-            if end < 4:
-                if len(data) > _HEAD_LIMIT:
-                    self._fail()
-                self._held = data
-                return
-            try:
-                head, length = parse_response_head(data[:end])
-            except BadResponseError:
-                self._fail()
-                return
-            if head.status >= 200:
-                break
-            if head.status not in INTERIM or head.chunked or length:
-                self._fail()
-                return
-            data = data[end:]
         exchange = self._exchange
         assert exchange is not None
+        if self._held:
+            data = self._held + data
+        last = self._last_head
+        found = match(data, last, HEAD_LIMIT) if last is not None else None
+        if found is not None and last is not None:
+            head = last.verdict
+            values, length, end = found
+        else:
+            while True:
+                end = data.find(b"\r\n\r\n") + 4
+                if end < 4:
+                    self._held = data
+                    if len(data) > HEAD_LIMIT:
+                        self._fail()
+                    return
+                try:
+                    head, values, length, self._last_head = self._plane.response_heads.read(data[:end])
+                except BadResponseError:
+                    self._fail()
+                    return
+                if not head.interim:
+                    break
+                if head.status not in INTERIM or head.chunked or length:
+                    self._fail()
+                    return
+                data = data[end:]
         self._held = b""
-        self._phase = Phase.BODY
-        self._body = body_of(head, exchange.template.head.method)
-        self._reusable = self._reusable and head.keep_alive and self._body is not Body.CLOSE
+        self._phase = _BODY
+        self._body = body = head.body(exchange.template.method)
+        self._reusable = head.keep_alive and body is not Body.CLOSE
         if head.keep_alive_timeout is not None:
             # One second less than the upstream said, so that it does not close while a request is on its way.
             self._idle_timeout = min(self._pool.idle_timeout, max(head.keep_alive_timeout - 1.0, 0.0))
-        self.deadline = inf
-        if exchange.answer_deadline != inf:
-            self._plane.wheel.set(self, exchange.answer_deadline)
-        if self._body is Body.LENGTH:
+        self._plane.wheel.set(self, self._sent_at + exchange.waits.answer)
+        if body is Body.LENGTH:
             self._left = length
-        elif self._body is Body.CHUNKED:
+        elif body is Body.CHUNKED:
             self._reader = ChunkReader(decode=not exchange.template.http11)
-        self._relay(exchange.open(head, self._body, length), data[end:])
+        self._relay(exchange.open(head, values, body, length), data[end:])
 
     def _relay(self, opening: bytes, data: bytes) -> None:
         """Hand on what belongs to this answer: `opening` as it is, `data` as its framing says."""
@@ -272,7 +315,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if self._reusable and flushed and self._idle_timeout > 0 and not self._plane.draining:
             self._pool.offer(self)
         else:
-            self._phase = Phase.CLOSED
+            self._phase = _CLOSED
             self.deadline = inf
             self._transport.close()
             self._pool.drop(self, idle=False)

@@ -43,13 +43,17 @@ class Wheel:
         self._slots: dict[int, list[Timed]] = {}
 
     def set(self, item: Timed, deadline: float) -> None:
-        """Give `item` a deadline, replacing the one it had."""
+        """Give `item` a deadline, replacing the one it had.
+
+        The hot path writes it out: store `item.deadline`, and call `file` if it is before `item.filed`.
+        """
         item.deadline = deadline
         if deadline < item.filed:
-            self._file(item, deadline)
+            self.file(item)
 
-    def _file(self, item: Timed, when: float) -> None:
-        slot = max(int(min(when, self.now + _HORIZON) / TICK) + 1, self._due + 1)
+    def file(self, item: Timed) -> None:
+        """File `item` under its deadline, which is earlier than any it is filed under."""
+        slot = max(int(min(item.deadline, self.now + _HORIZON) / TICK) + 1, self._due + 1)
         item.filed = slot * TICK
         self._slots.setdefault(slot, []).append(item)
 
@@ -74,7 +78,7 @@ class Wheel:
                 deadline = item.deadline
                 if deadline > now:
                     if deadline != inf:
-                        self._file(item, deadline)
+                        self.file(item)
                 else:
                     item.deadline = inf
                     item.on_deadline(now)

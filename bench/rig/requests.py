@@ -1,0 +1,91 @@
+"""The requests of the rows: heads and bodies with holes for what is unique in each request."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from shadowcat.mcp.eras import Era
+from shadowcat.testing.load.messages import NEWEST
+
+ID: Final = "@I" * 5
+"""Hole for the JSON-RPC id: ten digits."""
+TRACE: Final = "@T" * 16
+"""Hole for the trace id: 32 hexadecimal digits."""
+BLOCK_END: Final = "%%\n"
+LEGACY_BODY: Final = 150
+"""Bytes of a legacy call's body. A modern one is longer by the `_meta` that the protocol demands."""
+
+_FIELDS: Final = (
+    "User-Agent: rig/1\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"
+)
+
+
+def modern(port: int, tool: str = "echo", *, trace: bool = False) -> str:
+    """A call of the stateless era."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": NEWEST[Era.MODERN],
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    fields = f"MCP-Protocol-Version: {NEWEST[Era.MODERN]}\r\nMcp-Method: tools/call\r\nMcp-Name: {tool}\r\n"
+    if trace:
+        fields += f"traceparent: 00-{TRACE}-00f067aa0ba902b7-01\r\n"
+    return _request(port, fields, {"name": tool, "arguments": {"text": "lazy dog"}, "_meta": meta})
+
+
+def legacy(port: int, session: str, token: str) -> str:
+    """A call within a session, with a bearer token."""
+    fields = f"MCP-Protocol-Version: {NEWEST[Era.LEGACY]}\r\nMcp-Session-Id: {session}\r\n"
+    if token:
+        fields += f"Authorization: Bearer {token}\r\n"
+    empty = len(_body({"name": "echo", "arguments": {"text": ""}}))
+    params = {"name": "echo", "arguments": {"text": "x" * (LEGACY_BODY - empty)}}
+    return _request(port, fields, params)
+
+
+def initialize(port: int, token: str) -> bytes:
+    """The first request of a session."""
+    params = {
+        "protocolVersion": NEWEST[Era.LEGACY],
+        "capabilities": {},
+        "clientInfo": {"name": "rig", "version": "1"},
+    }
+    body = json.dumps({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params})
+    fields = f"Authorization: Bearer {token}\r\n" if token else ""
+    return (_head(port, fields, len(body)) + body).encode()
+
+
+def token(number: int) -> str:
+    """Something of a JWT's form and size: no proxy of the bare rows looks into it."""
+    digest = b"".join(hashlib.sha256(b"%d/%d" % (number, part)).digest() for part in range(8))
+    text = base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    return f"eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9.{text[:240]}.{text[240:326]}"
+
+
+def blocks(requests: Sequence[str]) -> bytes:
+    """The form in which wrk's script reads them."""
+    return "".join(request + BLOCK_END for request in requests).encode()
+
+
+def filled(request: str) -> bytes:
+    """One request as it goes over the wire."""
+    return request.replace(ID, "1000000000").replace(TRACE, "4bf92f3577b34da6a3ce929d0e0e4736").encode()
+
+
+def _request(port: int, fields: str, params: object) -> str:
+    body = _body(params)
+    return _head(port, fields, len(body)) + body
+
+
+def _head(port: int, fields: str, length: int) -> str:
+    return (
+        f"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{_FIELDS}{fields}Content-Length: {length}\r\n\r\n"
+    )
+
+
+def _body(params: object) -> str:
+    message = {"jsonrpc": "2.0", "id": 0, "method": "tools/call", "params": params}
+    return json.dumps(message, separators=(",", ":")).replace('"id":0', f'"id":{ID}', 1)

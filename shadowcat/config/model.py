@@ -1,0 +1,138 @@
+"""The configuration schema: one tree of msgspec Structs, the same for files, environment and code.
+
+A key stands here only if it has an effect. Ranges and forms that a type cannot express are checked in
+``validate.py``; reading files, environment and command line is ``load.py``.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, field
+
+from shadowcat.config.units import Duration, Size
+
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What all sections share: immutable, no unknown keys. `kw_only` is not inherited by Structs."""
+
+
+class Tls(Section, frozen=True, kw_only=True):
+    """How to speak TLS to an upstream. The system's trust store applies unless `ca` is given."""
+
+    ca: str | None = None
+    """PEM file of the authorities to trust instead of the system's."""
+    cert: str | None = None
+    """PEM file of the client certificate (chain)."""
+    key: str | None = None
+    """PEM file of the client certificate's private key; default: in `cert`."""
+    server_name: str | None = None
+    """Name to send as SNI and to verify; default: the host of the upstream's URL."""
+
+
+class Credential(Section, frozen=True, kw_only=True):
+    """What the proxy itself presents to an upstream; a client's own credentials are never forwarded."""
+
+    headers: dict[str, str] = {}
+    """Header fields set on each request to this upstream, replacing the client's of the same name."""
+
+
+class Upstream(Section, frozen=True, kw_only=True):
+    """One MCP server."""
+
+    name: str = ""
+    """Label in metrics, logs and errors; default: the host and port (or socket path) of `url`."""
+    url: str
+    """http://host:port/path, https://… or http+unix://%2Frun%2Fserver.sock/path."""
+    tls: Tls | None = None
+    credential: Credential | None = None
+
+
+class Pool(Section, frozen=True, kw_only=True):
+    """Connections to one upstream. Counts are for the whole machine, all workers together."""
+
+    max_connections: Positive = 1000
+    idle_timeout: Duration = Duration(4)
+    """How long an idle connection is kept. Stay below the server's own limit (uvicorn and Node: 5 s)."""
+    connect_timeout: Duration = Duration(5)
+    """Bounds name resolution, connect and TLS handshake together."""
+    queue_timeout: Duration = Duration(5)
+    """How long a request waits for a connection once `max_connections` are busy."""
+
+
+class Timeouts(Section, frozen=True, kw_only=True):
+    """Waits for an upstream's answer."""
+
+    request: Duration = Duration(600)
+    """From the request's last byte to the answer's last byte; POST only, streams of GET are not bounded."""
+    first_byte: Duration = Duration(10)
+    """From the request's last byte to the answer's head, for lists, gets, ping and discover; all others
+    have the whole `request`, because a slow tool's JSON answer has no byte before it has them all."""
+    detached: Duration = Duration(600)
+    """How long a legacy POST goes on upstream after its client went away."""
+
+
+class Route(Section, frozen=True, kw_only=True):
+    """A path of the public listener and the upstreams that serve it."""
+
+    path: str = "/mcp"
+    """Matches this path and everything below it, by whole segments."""
+    upstreams: list[Upstream]
+    pool: Pool = Pool()
+    timeouts: Timeouts = Timeouts()
+
+
+class Http(Section, frozen=True, kw_only=True):
+    """Limits on what a client may send, and how long it may take."""
+
+    body_limit: Size = Size(4 * 2**20)
+    """Largest request body; beyond it 413. The MCP Python SDK's own cap is 4 MiB."""
+    head_limit: Size = Size(32 * 2**10)
+    """Largest request head (request line and header fields); beyond it 431."""
+    max_fields: Positive = 100
+    """Most header fields in a request head; beyond it 431."""
+    target_limit: Size = Size(8 * 2**10)
+    """Longest request target; beyond it 414."""
+    head_timeout: Duration = Duration(10)
+    """From a head's first byte to its last; beyond it 408."""
+    body_timeout: Duration = Duration(30)
+    """From a head's last byte to the body's last; beyond it 408."""
+    keepalive_timeout: Duration = Duration(75)
+    """How long an idle client connection is kept."""
+    write_timeout: Duration = Duration(30)
+    """How long a client may take nothing of what it is being sent before it is cut off."""
+    max_requests: Positive = 10_000
+    """Requests on one client connection before it is closed."""
+
+
+class Log(Section, frozen=True, kw_only=True):
+    """The process log on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """Everything Shadowcat can be told."""
+
+    listen: str | list[str] = "127.0.0.1:8080"
+    """Address or addresses of the public listener: host:port, [v6]:port; port 0 picks a free one."""
+    workers: Annotated[int, Meta(ge=1, le=256)] = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Worker processes; default: the number of CPUs this process may use."""
+    admin: str | None = "127.0.0.1:9090"
+    """Address of the admin listener: a loopback host:port or unix:/path; null switches it off."""
+    backlog: Positive = 1024
+    """Accept queue of each worker's socket; the kernel caps it at net.core.somaxconn."""
+    cpu_affinity: bool = False
+    """Pin worker i to the i-th CPU that this process may use."""
+    insecure: bool = False
+    """Permit a listener without authentication on an address that is not loopback."""
+    drain_timeout: Duration = Duration(30)
+    """How long open exchanges may go on after SIGTERM before they are cut off."""
+    routes: list[Route]
+    http: Http = Http()
+    log: Log = Log()

@@ -1,0 +1,196 @@
+"""What types cannot say about a configuration: forms, ranges, keys that must agree. Pure: opens nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from shadowcat.config.addresses import Address, parse_host, parse_listen
+from shadowcat.config.headers import check_header
+from shadowcat.config.model import Config
+from shadowcat.config.structure import build
+from shadowcat.config.units import Duration, Size
+from shadowcat.config.urls import check_path, parse_upstream, upstream_name
+from shadowcat.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shadowcat.config.model import Route, Upstream
+
+MAY_BE_ZERO: Final = frozenset({"drain_timeout", "idle_timeout", "queue_timeout", "detached"})
+"""Durations where 0 has a meaning: at once, or not at all. Elsewhere it would refuse every request."""
+
+LONGEST: Final = Duration(365 * 86400)
+"""Upper bound of durations: nanoseconds of it fit a 64-bit cell hundreds of times."""
+
+
+def validate(config: Config) -> None:
+    """Check a configuration, wherever it is from.
+
+    Raises:
+        ConfigError: It cannot be used; the message lists every problem with its path.
+    """
+    problems = list(_mistyped(config)) or semantic_problems(config)
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def semantic_problems(config: Config) -> list[str]:
+    """Every problem of a configuration whose types are right, as ``path: what is wrong``."""
+    return [
+        *_quantities(config, ""),
+        *_listeners(config),
+        *_limits(config),
+        *_routes(config.routes),
+    ]
+
+
+def _mistyped(config: Config) -> Iterator[str]:
+    """A Struct built in Python takes any value; what would come back from a file shows which do not fit."""
+    problems: list[str] = []
+    plain = msgspec.to_builtins(config, enc_hook=str)
+    if config.admin is None:
+        plain["admin"] = None
+    again = build(plain, Config, "", problems)
+    yield from problems
+    if not problems and again != config:
+        for key in config.__struct_fields__:
+            if getattr(again, key) != getattr(config, key):
+                yield f"{key}: a value of another type, such as text for a duration: use Duration.parse"
+
+
+def _quantities(section: msgspec.Struct, path: str) -> Iterator[str]:
+    for key in section.__struct_fields__:
+        value: Any = getattr(section, key)
+        where = f"{path}.{key}" if path else key
+        if isinstance(value, msgspec.Struct):
+            yield from _quantities(value, where)
+        elif isinstance(value, list):
+            for i, item in enumerate(value):
+                if isinstance(item, msgspec.Struct):
+                    yield from _quantities(item, f"{where}[{i}]")
+        elif isinstance(value, (Duration, Size)) and value == 0 and key not in MAY_BE_ZERO:
+            yield f"{where}: must be more than 0"
+        elif isinstance(value, Duration) and value > LONGEST:
+            yield f"{where}: must be at most {LONGEST}"
+
+
+def _listeners(config: Config) -> Iterator[str]:
+    texts = [config.listen] if isinstance(config.listen, str) else config.listen
+    if not texts:
+        yield "listen: at least one address is needed, such as 127.0.0.1:8080"
+    seen: dict[Address, str] = {}
+    for i, text in enumerate(texts):
+        path = "listen" if isinstance(config.listen, str) else f"listen[{i}]"
+        try:
+            address = parse_listen(text)
+        except ValueError as error:
+            yield f"{path}: {error}"
+            continue
+        yield from _duplicate(path, address, seen)
+        if address.unix_path is not None:
+            # SO_REUSEPORT, on which the slots of the workers rest, does not exist for Unix sockets.
+            yield f"{path}: the public listener is TCP: write host:port"
+        elif not address.is_loopback and not config.insecure:
+            yield (
+                f"{path}: {text} can be reached from other machines and no route asks for authentication:"
+                " listen on 127.0.0.1, or set insecure: true"
+            )
+    if config.admin is None:
+        return
+    try:
+        admin = parse_listen(config.admin)
+    except ValueError as error:
+        yield f"admin: {error}"
+        return
+    yield from _duplicate("admin", admin, seen)
+    if not admin.is_loopback:
+        yield (
+            f"admin: {config.admin} can be reached from other machines:"
+            " use 127.0.0.1:9090 or unix:/run/shadowcat.sock"
+        )
+
+
+def _duplicate(path: str, address: Address, seen: dict[Address, str]) -> Iterator[str]:
+    # Port 0 is another port each time.
+    if address in seen and (address.port or address.unix_path):
+        yield f"{path}: {address} is already the address of {seen[address]}"
+    seen.setdefault(address, path)
+
+
+def _limits(config: Config) -> Iterator[str]:
+    http = config.http
+    if http.head_limit < http.target_limit:
+        yield (
+            f"http.head_limit: {http.head_limit} is less than http.target_limit ({http.target_limit}):"
+            " a head holds its target"
+        )
+
+
+def _routes(routes: list[Route]) -> Iterator[str]:
+    if not routes:
+        yield "routes: at least one route is needed"
+    seen: dict[str, str] = {}
+    for i, route in enumerate(routes):
+        path = f"routes[{i}]"
+        yield from _route_path(f"{path}.path", route.path)
+        if route.path in seen:
+            yield f"{path}.path: {route.path} is already the path of {seen[route.path]}"
+        seen.setdefault(route.path, path)
+        if not route.upstreams:
+            yield f"{path}.upstreams: at least one upstream is needed"
+        names: dict[str, str] = {}
+        for j, upstream in enumerate(route.upstreams):
+            where = f"{path}.upstreams[{j}]"
+            problems = list(_upstream(where, upstream))
+            yield from problems
+            if not problems:
+                name = upstream_name(upstream)
+                if name in names:
+                    yield f"{where}.name: {name} is already the name of {names[name]}: give each its own name"
+                names.setdefault(name, where)
+
+
+def _route_path(path: str, value: str) -> Iterator[str]:
+    if not value.startswith("/"):
+        yield f"{path}: {value!r} does not start with a slash: write /{value}"
+    elif value != "/" and value.endswith("/"):
+        plain = value.rstrip("/") or "/"
+        yield f"{path}: {value!r} ends with a slash: a route matches everything below it, write {plain}"
+    else:
+        try:
+            check_path(value)
+        except ValueError as error:
+            yield f"{path}: {error}"
+
+
+def _upstream(path: str, upstream: Upstream) -> Iterator[str]:
+    if not upstream.name.isprintable() or len(upstream.name) > 128:
+        yield f"{path}.name: use at most 128 printable characters"
+    scheme = None
+    try:
+        scheme = parse_upstream(upstream.url).scheme
+    except ValueError as error:
+        yield f"{path}.url: {error}"
+    if upstream.tls is not None:
+        if scheme not in {None, "https"}:
+            yield f"{path}.tls: the URL is {scheme}: write https, or remove tls"
+        if upstream.tls.key is not None and upstream.tls.cert is None:
+            yield f"{path}.tls.key: a key needs its certificate: add tls.cert"
+        if upstream.tls.server_name is not None:
+            try:
+                parse_host(upstream.tls.server_name)
+            except ValueError as error:
+                yield f"{path}.tls.server_name: {error}"
+    if upstream.credential is not None:
+        names: set[str] = set()
+        for name, value in upstream.credential.headers.items():
+            try:
+                check_header(name, value)
+            except ValueError as error:
+                yield f"{path}.credential.headers.{name}: {error}"
+            if name.lower() in names:
+                yield f"{path}.credential.headers.{name}: stands twice, names differ in more than letter case"
+            names.add(name.lower())

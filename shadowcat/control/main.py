@@ -1,0 +1,96 @@
+"""The control process from its fork to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import uvloop
+from aiohttp import web
+
+from shadowcat.config.model import Config
+from shadowcat.control.server import Admin
+from shadowcat.shm.page import Page, State
+from shadowcat.shm.shared import CONTROL, Lifeline, Shared
+
+BEAT: Final = 0.05
+_FAREWELL: Final = 1.0
+"""Seconds an answer in progress may take once the process is told to end."""
+
+
+def run(config: Config, shared: Shared, sockets: Sequence[socket.socket], lifeline: Lifeline) -> int:
+    """Serve the admin listener until SIGTERM.
+
+    Args:
+        config: The configuration.
+        shared: What the supervisor made before the fork.
+        sockets: Bound and listening sockets, TCP or Unix: this process's copies of the supervisor's.
+        lifeline: The tie to the supervisor.
+
+    Returns:
+        The exit status: 0 after SIGTERM or SIGQUIT.
+
+    Raises:
+        OSError: A socket cannot be served, or no descriptor is to be had.
+    """
+    page = shared.page(CONTROL)
+    page.begin(os.getpid(), time.monotonic_ns())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(config, shared, sockets, lifeline, page))
+    return 0
+
+
+async def _serve(
+    config: Config, shared: Shared, sockets: Sequence[socket.socket], lifeline: Lifeline, page: Page
+) -> None:
+    loop = asyncio.get_running_loop()
+    end = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, end.set)
+    loop.add_signal_handler(signal.SIGQUIT, os._exit, 0)
+    loop.add_reader(lifeline.fileno(), os._exit, 1)
+    runner = web.AppRunner(
+        Admin(config, shared).application(), access_log=None, handle_signals=False, shutdown_timeout=_FAREWELL
+    )
+    await runner.setup()
+    protocol = runner.server
+    assert protocol is not None  # setup() made it
+    servers = [await _listen(loop, protocol, listener) for listener in sockets]
+    heart = _Heart(loop, page)
+    page.set_state(State.READY)
+    lifeline.ready()
+    await end.wait()
+    page.set_state(State.DRAINING)
+    for server in servers:
+        server.close()
+    await runner.cleanup()
+    heart.stop()
+    loop.remove_reader(lifeline.fileno())
+
+
+async def _listen(
+    loop: asyncio.AbstractEventLoop, protocol: web.Server, listener: socket.socket
+) -> asyncio.AbstractServer:
+    if listener.family == socket.AF_UNIX:
+        return await loop.create_unix_server(protocol, sock=listener)
+    return await loop.create_server(protocol, sock=listener)
+
+
+class _Heart:
+    """Beats in the page for as long as the loop turns."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, page: Page) -> None:
+        self._loop = loop
+        self._page = page
+        self._beat()
+
+    def _beat(self) -> None:
+        self._page.beat(time.monotonic_ns())
+        self._timer = self._loop.call_later(BEAT, self._beat)
+
+    def stop(self) -> None:
+        self._timer.cancel()

@@ -1,0 +1,123 @@
+"""/metrics: the shared cells in the text formats of Prometheus and OpenMetrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from shadowcat import __version__
+from shadowcat.control.processes import members
+from shadowcat.control.readiness import complaints
+from shadowcat.control.reading import Reading
+from shadowcat.shm.counters import FAMILIES, PREFIX, Family, Kind
+from shadowcat.shm.shared import Shared, worker_number
+
+
+class CellCollector(Collector):
+    """Turns the pages, and what the operating system knows of the processes, into metric families."""
+
+    def __init__(self, shared: Shared, now_ns: int) -> None:
+        self._shared = shared
+        self._now_ns = now_ns
+
+    def collect(self) -> Iterable[Metric]:
+        """All families, read now."""
+        reading = Reading(self._shared)
+        for family in FAMILIES:
+            yield self._family(family, reading)
+        yield from self._processes()
+        yield from self._host()
+
+    def _family(self, family: Family, reading: Reading) -> Metric:
+        name, layout = PREFIX + family.name, self._shared.layout
+        if family.per_worker:
+            metric = _metric(family.kind, name, family.help, (*family.labels, "worker"))
+            for slot in range(self._shared.host.slots):
+                cells = self._shared.page(worker_number(slot)).cells
+                for labels, cell in layout.series(family.name):
+                    metric.add_metric((*labels, str(slot)), cells[cell])
+            return metric
+        if family.kind is Kind.HISTOGRAM:
+            histogram = HistogramMetricFamily(name, family.help, labels=family.labels)
+            for labels, _ in layout.series(family.name):
+                counts, total = reading.histogram(family.name, *labels)
+                bounds = map(floatToGoString, layout.bounds)
+                histogram.add_metric(labels, list(zip(bounds, counts, strict=True)), total)
+            return histogram
+        if family.kind is Kind.STATUSES:
+            metric = _metric(family.kind, name, family.help, (*family.labels, "status"))
+            for labels, _ in layout.series(family.name):
+                for status, count in reading.statuses(*labels).items():
+                    metric.add_metric((*labels, str(status)), count)
+            return metric
+        metric = _metric(family.kind, name, family.help, family.labels)
+        for labels, value in reading.series(family):
+            metric.add_metric(labels, value)
+        return metric
+
+    def _processes(self) -> Iterator[Metric]:
+        labels = ("process", "worker")
+        cpu = CounterMetricFamily(
+            PREFIX + "process_cpu_seconds_total", "User and system CPU time", labels=labels
+        )
+        rss = GaugeMetricFamily(PREFIX + "process_resident_memory_bytes", "Resident memory", labels=labels)
+        up = GaugeMetricFamily(PREFIX + "process_up", "1 if the process runs", labels=labels)
+        restarts = CounterMetricFamily(
+            PREFIX + "process_restarts_total", "Replacements of a process that ended or hung", labels=labels
+        )
+        for member in members(self._shared):
+            values = (member.role, "" if member.slot is None else str(member.slot))
+            up.add_metric(values, member.usage is not None)
+            restarts.add_metric(values, self._shared.host.restarts(member.number))
+            if member.usage:
+                cpu.add_metric(values, member.usage.cpu_seconds)
+                rss.add_metric(values, member.usage.rss_bytes)
+        return iter((cpu, rss, up, restarts))
+
+    def _host(self) -> Iterator[Metric]:
+        host = self._shared.host
+        served = GaugeMetricFamily(
+            PREFIX + "slot_served", "1 if a process accepts the slot's connections", labels=("worker",)
+        )
+        for slot in range(host.slots):
+            served.add_metric((str(slot),), host.served_by(slot) != 0)
+        yield served
+        ready = not complaints(self._shared, self._now_ns)
+        yield GaugeMetricFamily(PREFIX + "ready", "1 if the host should be sent traffic", value=ready)
+        uptime = (self._now_ns - host.started) / 1e9
+        yield GaugeMetricFamily(PREFIX + "uptime_seconds", "Time since the supervisor started", value=uptime)
+        build = GaugeMetricFamily(
+            PREFIX + "build_info", "Always 1; the version as a label", labels=("version",)
+        )
+        build.add_metric((__version__,), 1)
+        yield build
+
+
+def _metric(
+    kind: Kind, name: str, text: str, labels: tuple[str, ...]
+) -> CounterMetricFamily | GaugeMetricFamily:
+    family = GaugeMetricFamily if kind is Kind.GAUGE else CounterMetricFamily
+    return family(name, text, labels=labels)
+
+
+def exposition(shared: Shared, accept: str, now_ns: int) -> tuple[bytes, str]:
+    """The metrics page.
+
+    Args:
+        shared: The shared areas.
+        accept: The Accept field of the request; Prometheus asks for OpenMetrics there.
+        now_ns: CLOCK_MONOTONIC.
+
+    Returns:
+        The body and its content type.
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(CellCollector(shared, now_ns))
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type

@@ -1,0 +1,94 @@
+"""The admin HTTP application."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from aiohttp import hdrs, web
+
+from shadowcat.config.model import Config
+from shadowcat.control import guard
+from shadowcat.control.metrics import exposition
+from shadowcat.control.readiness import complaints
+from shadowcat.control.status import status
+from shadowcat.log import LOGGER
+from shadowcat.shm.shared import Shared
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Admin:
+    """Answers every path of the admin listener. Only reads; nothing here changes state."""
+
+    def __init__(self, config: Config, shared: Shared) -> None:
+        self._config = config
+        self._shared = shared
+
+    def application(self) -> web.Application:
+        """The application to serve."""
+        application = web.Application(middlewares=[_answer])
+        application.router.add_get("/livez", self._livez)
+        application.router.add_get("/readyz", self._readyz)
+        application.router.add_get("/metrics", self._metrics)
+        application.router.add_get("/api/status", self._status)
+        return application
+
+    async def _livez(self, _request: web.Request) -> web.Response:
+        return _json(200, {"status": "alive"})
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        reasons = complaints(self._shared, time.monotonic_ns())
+        if reasons:
+            return _json(503, {"status": "not ready", "reasons": reasons})
+        return _json(200, {"status": "ready"})
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        accept = request.headers.get(hdrs.ACCEPT, "")
+        body, content_type = exposition(self._shared, accept, time.monotonic_ns())
+        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        body = status(self._config, self._shared, time.monotonic_ns())
+        return web.Response(body=body, content_type="application/json")
+
+
+@web.middleware
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Guard every path, unknown ones included, and give every error the same form."""
+    response: web.StreamResponse
+    denial = guard.check(
+        request.headers.getall(hdrs.HOST, []), request.headers.getall(hdrs.ORIGIN, []), _is_local(request)
+    )
+    if denial is not None:
+        response = _error(denial.status, denial.message)
+    else:
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            response = _error(error.status, error.reason)
+            if hdrs.ALLOW in error.headers:
+                response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+        except Exception:  # noqa: BLE001  one bad answer must not take the listener down
+            LOGGER.exception("admin request %s %s failed", request.method, request.path)
+            response = _error(500, "internal error; the log of the control process has the cause")
+    response.headers[hdrs.CACHE_CONTROL] = "no-store"
+    response.headers[hdrs.SERVER] = "shadowcat"
+    return response
+
+
+def _is_local(request: web.Request) -> bool:
+    connection = request.transport.get_extra_info("socket") if request.transport else None
+    return connection is not None and connection.family == socket.AF_UNIX
+
+
+def _error(code: int, message: str) -> web.Response:
+    return _json(code, {"status": code, "title": HTTPStatus(code).phrase, "detail": message})
+
+
+def _json(code: int, document: dict[str, Any]) -> web.Response:
+    return web.Response(body=orjson.dumps(document), status=code, content_type="application/json")

@@ -1,0 +1,115 @@
+"""/api/status: the host, its workers, routes and upstreams as one document."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import orjson
+
+from shadowcat import __version__
+from shadowcat.config import urls
+from shadowcat.config.model import Config, Route
+from shadowcat.control.processes import Member, members
+from shadowcat.control.readiness import complaints
+from shadowcat.control.reading import Reading
+from shadowcat.shm.counters import FAMILIES
+from shadowcat.shm.shared import Shared, worker_number
+
+Document = dict[str, Any]
+
+_UPSTREAM = {
+    family.name.removeprefix("upstream_").removesuffix("_total"): family.name
+    for family in FAMILIES
+    if family.labels == ("route", "upstream")
+}
+_HOST = {
+    family.name.removesuffix("_total"): family.name
+    for family in FAMILIES
+    if not family.labels and not family.per_worker
+}
+
+
+def status(config: Config, shared: Shared, now_ns: int) -> bytes:
+    """The document as JSON: counters since the start, levels now; times in seconds, sizes in bytes.
+
+    Args:
+        config: The configuration the host runs with.
+        shared: The shared areas.
+        now_ns: CLOCK_MONOTONIC.
+    """
+    host = shared.host
+    reading = Reading(shared)
+    reasons = complaints(shared, now_ns)
+    processes = list(members(shared))
+    document: Document = {
+        "version": __version__,
+        "pid": os.getppid(),
+        "uptime_seconds": (now_ns - host.started) / 1e9,
+        "ready": not reasons,
+        "reasons": reasons,
+        "draining": host.draining,
+        **orjson.loads(host.addresses() or b"{}"),
+        "processes": [_process(shared, member, now_ns) for member in processes if member.slot is None],
+        "workers": [
+            _worker(config, shared, member, member.slot, now_ns)
+            for member in processes
+            if member.slot is not None
+        ],
+        "routes": [_route(route, reading) for route in config.routes],
+        "refusals": {
+            labels[0]: count
+            for family in FAMILIES
+            if family.labels == ("reason",)
+            for labels, count in reading.series(family)
+            if count
+        },
+        "totals": {key: reading.value(family) for key, family in _HOST.items()},
+    }
+    return orjson.dumps(document)
+
+
+def _process(shared: Shared, member: Member, now_ns: int) -> Document:
+    usage, page = member.usage, shared.page(member.number)
+    return {
+        "process": member.role,
+        "pid": member.pid or None,
+        "state": page.state.name.lower(),
+        "uptime_seconds": (now_ns - page.started) / 1e9 if page.pid else None,
+        "heartbeat_age_seconds": (now_ns - page.heartbeat) / 1e9 if page.heartbeat else None,
+        "cpu_seconds": round(usage.cpu_seconds, 3) if usage else None,
+        "rss_bytes": usage.rss_bytes if usage else None,
+        "restarts": shared.host.restarts(member.number),
+    }
+
+
+def _worker(config: Config, shared: Shared, member: Member, slot: int, now_ns: int) -> Document:
+    layout, cells = shared.layout, shared.page(member.number).cells
+    server = shared.host.served_by(slot)
+    return {
+        "slot": slot,
+        **_process(shared, member, now_ns),
+        "served_by": server - worker_number(0) if server else None,
+        "connections": cells[layout.cell("connections")],
+        "connections_accepted": cells[layout.cell("connections_accepted_total")],
+        "in_flight": sum(cells[layout.cell("requests_in_flight", route.path)] for route in config.routes),
+    }
+
+
+def _route(route: Route, reading: Reading) -> Document:
+    statuses = reading.statuses(route.path)
+    counts, seconds = reading.histogram("request_duration_seconds", route.path)
+    return {
+        "path": route.path,
+        "requests": sum(statuses.values()),
+        "statuses": {str(code): count for code, count in statuses.items()},
+        "in_flight": reading.value("requests_in_flight", route.path),
+        "client_aborts": reading.value("client_aborts_total", route.path),
+        "mean_duration_seconds": seconds / counts[-1] if counts[-1] else None,
+        "upstreams": [
+            {"name": name, "url": upstream.url}
+            | {key: reading.value(family, route.path, name) for key, family in _UPSTREAM.items()}
+            for upstream in route.upstreams
+            for name in (urls.upstream_name(upstream),)
+        ],
+    }

@@ -1,0 +1,1 @@
+"""MCP as bytes in and decisions out: eras, the JSON-RPC envelope, mirrored headers, server-sent events."""

@@ -1,0 +1,110 @@
+"""Reads response heads, and remembers those that come again: the mirror image of `request_heads`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shadowcat.http1.memo import Cutter, Entry, Memo, match
+from shadowcat.http1.response import Body, ResponseHead, body_of, parse_response_head
+
+HEAD_LIMIT: Final = 64 * 1024
+_MOST_HEADS: Final = 4096
+_MOST_BYTES: Final = 4 * 1024 * 1024
+_VARYING: Final = (b"date", b"Date", b"mcp-session-id", b"Mcp-Session-Id", b"x-request-id", b"X-Request-Id")
+
+
+class ResponseTemplate:
+    """What a response head decides, whichever client gets it."""
+
+    __slots__ = (
+        "_format",
+        "_whole",
+        "chunked",
+        "event_stream",
+        "has_length",
+        "interim",
+        "keep_alive",
+        "keep_alive_timeout",
+        "ordinary",
+        "status",
+    )
+
+    def __init__(self, head: ResponseHead, holes: list[bytes]) -> None:
+        """`holes` are the lower-case names of the varying fields, each of which occurs once in the head."""
+        self.status = head.status
+        self.interim = head.status < 200
+        self.keep_alive = head.keep_alive
+        self.keep_alive_timeout = head.keep_alive_timeout
+        self.chunked = head.chunked
+        self.has_length = head.has_length
+        self.event_stream = head.event_stream
+        self._format = head.status_line.replace(b"%", b"%%") + b"".join(
+            b"%b: %%b\r\n" % name if lower in holes else b"%b: %b\r\n" % (name, value.replace(b"%", b"%%"))
+            for lower, name, value in head.returned
+        )
+
+        self._whole = self._format + b"Content-Length: %d\r\n\r\n%b"
+        self.ordinary = (
+            head.keep_alive
+            and head.keep_alive_timeout is None
+            and body_of(b"", head.status, chunked=head.chunked, has_length=head.has_length) is Body.LENGTH
+        )
+        """Nothing is left to decide: the connection stays, and the body has a length."""
+
+    def body(self, method: bytes) -> Body:
+        """How the body of this answer to `method` ends."""
+        return body_of(method, self.status, chunked=self.chunked, has_length=self.has_length)
+
+    def render(self, values: tuple[bytes, ...]) -> bytes:
+        """Status line and end-to-end fields, each with its CRLF, as an HTTP/1.1 client gets them."""
+        return self._format % values
+
+    def render_whole(self, values: tuple[bytes, ...], length: int, content: bytes) -> bytes:
+        """A whole answer whose content is `length` bytes, for a client that keeps its connection."""
+        return self._whole % (*values, length, content)
+
+
+ResponseEntry = Entry[ResponseTemplate]
+
+
+class ResponseHeads:
+    """The one place where a response head becomes a template."""
+
+    __slots__ = ("_cutter", "_memo")
+
+    def __init__(self) -> None:
+        self._cutter = Cutter(_VARYING)
+        self._memo: Memo[ResponseTemplate] = Memo(_MOST_HEADS, _MOST_BYTES)
+
+    def read(self, head: bytes) -> tuple[ResponseTemplate, tuple[bytes, ...], int, ResponseEntry | None]:
+        """Read a whole head.
+
+        Returns:
+            The template, the varying values, Content-Length (0 without one), and the entry by which the head
+            will be recognised; None if it is not remembered.
+
+        Raises:
+            BadResponseError: The head is malformed, or frames its body in an ambiguous way.
+        """
+        cut = self._cutter.cut(head)
+        if cut is not None:
+            entry = self._memo.get(cut.literals)
+            found = match(head, entry, HEAD_LIMIT) if entry is not None else None
+            if entry is not None and found is not None:
+                return entry.verdict, found[0], found[1], entry
+        description, length = parse_response_head(head)
+        names = cut.names() if cut is not None else []
+        present = [name for name, _ in description.fields]
+        if (
+            cut is None
+            or description.has_length != (cut.length_at >= 0)
+            or any(present.count(name) != 1 for name in names)
+        ):
+            return ResponseTemplate(description, []), (), length, None
+        template = ResponseTemplate(description, names)
+        entry = self._memo.admit(Entry(cut.literals, cut.length_at, template))
+        return template, cut.values, length, entry
+
+    def rotate(self) -> None:
+        """Forget what has not been used since the last call."""
+        self._memo.rotate()

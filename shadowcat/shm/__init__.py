@@ -1,0 +1,1 @@
+"""Shared memory: the only code that writes bytes which several processes see."""

@@ -1,0 +1,220 @@
+"""Putting the supervisor together: descriptors, shared memory, sockets, members."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import socket
+import sys
+from collections.abc import Callable, Sequence
+
+import orjson
+import setproctitle
+
+from shadowcat import log
+from shadowcat.config.addresses import listen_addresses, parse_listen
+from shadowcat.config.model import Config
+from shadowcat.log import LOGGER
+from shadowcat.shm.shared import CONTROL, Lifeline, Shared, worker_number
+from shadowcat.supervisor.member import Member
+from shadowcat.supervisor.run import Supervisor
+from shadowcat.supervisor.slots import Slot
+from shadowcat.supervisor.sockets import AdminListener, Listeners
+from shadowcat.supervisor.systemd import Notifier
+from shadowcat.supervisor.timing import Timing
+
+_CONTROL_STOP = 3.0
+"""Seconds control may take to end after the workers have; an answer in progress gets one."""
+_DEMO_STOP = 2.0
+
+
+class Demo:
+    """The demo upstream as one more supervised process."""
+
+    __slots__ = ("main", "on_ready", "socket")
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        main: Callable[[Lifeline], int],
+        on_ready: Callable[[Sequence[str]], None],
+    ) -> None:
+        """Describe it.
+
+        Args:
+            listener: Its listening socket.
+            main: Runs in the child.
+            on_ready: Called with the proxy's addresses when everything runs.
+        """
+        self.socket = listener
+        self.main = main
+        self.on_ready = on_ready
+
+
+def supervise(config: Config, *, timing: Timing | None = None, demo: Demo | None = None) -> int:
+    """Run Shadowcat until it is told to stop. Main thread only.
+
+    Args:
+        config: A validated configuration.
+        timing: The supervisor's waits; default: the usual ones.
+        demo: A demo upstream to run beside the proxy.
+
+    Returns:
+        The exit status: 0 after a stop that was asked for, 1 if a process could not start.
+
+    Raises:
+        StartError: An address or memory is not to be had; nothing has been started.
+    """
+    timing = timing or Timing()
+    log.setup(config.log.level, config.log.format, "supervisor")
+    setproctitle.setproctitle("shadowcat: supervisor")
+    _raise_descriptor_limit()
+    _preload()
+    listeners = Listeners(listen_addresses(config), config.workers, config.backlog)
+    admin: AdminListener | None = None
+    notifier = Notifier(os.environ)
+    try:
+        if config.admin is not None:
+            admin = AdminListener(parse_listen(config.admin), config.backlog)
+        admin_name = None if admin is None else admin.name
+        shared = Shared.create(config)
+        shared.host.set_addresses(orjson.dumps({"listen": listeners.names, "admin": admin_name}))
+        members = _members(config, shared, listeners, admin, demo, timing)
+
+        def on_ready() -> None:
+            names = listeners.names
+            LOGGER.info("serving %s with %d workers", ", ".join(names), config.workers)
+            _print_line(_ready_line(names, admin_name, config.workers))
+            if demo is not None:
+                demo.on_ready(names)
+
+        status = Supervisor(shared, members, listeners, notifier, timing, on_ready).run()
+        if status == 0:
+            LOGGER.info("stopped")
+        return status
+    finally:
+        listeners.close()
+        if admin is not None:
+            admin.remove()
+        notifier.close()
+
+
+def _members(
+    config: Config,
+    shared: Shared,
+    listeners: Listeners,
+    admin: AdminListener | None,
+    demo: Demo | None,
+    timing: Timing,
+) -> list[Member]:
+    admin_sockets = [] if admin is None else [admin.socket]
+    demo_sockets = [] if demo is None else [demo.socket]
+    jitter = random.random
+    members = []
+    for index in range(config.workers):
+        name = f"worker {index}"
+        members.append(
+            Member(
+                name,
+                _worker_main(config, shared, index, listeners.by_address, name, timing),
+                Slot(timing, config.drain_timeout + timing.kill_grace, jitter),
+                drop=(*admin_sockets, *demo_sockets),
+                number=worker_number(index),
+                page=shared.page(worker_number(index)),
+                worker=index,
+            )
+        )
+    members.append(
+        Member(
+            "control",
+            _control_main(config, shared, admin_sockets),
+            Slot(timing, _CONTROL_STOP, jitter),
+            drop=[*listeners.all, *demo_sockets],
+            number=CONTROL,
+            page=shared.page(CONTROL),
+        )
+    )
+    if demo is not None:
+        members.append(
+            Member(
+                "demo upstream",
+                _named(config, "demo upstream", demo.main),
+                Slot(timing, _DEMO_STOP, jitter),
+                drop=[*listeners.all, *admin_sockets],
+            )
+        )
+    return members
+
+
+def _named(config: Config, name: str, main: Callable[[Lifeline], int]) -> Callable[[Lifeline], int]:
+    def run(lifeline: Lifeline) -> int:
+        log.setup(config.log.level, config.log.format, name)
+        return main(lifeline)
+
+    return run
+
+
+def _worker_main(
+    config: Config,
+    shared: Shared,
+    index: int,
+    listeners: Sequence[Sequence[socket.socket]],
+    name: str,
+    timing: Timing,
+) -> Callable[[Lifeline], int]:
+    cpus = sorted(os.sched_getaffinity(0))
+
+    def run(lifeline: Lifeline) -> int:
+        from shadowcat.worker import main as worker
+
+        if config.cpu_affinity:
+            os.sched_setaffinity(0, {cpus[index % len(cpus)]})
+        return worker.run(config, shared, index, listeners, lifeline, timing)
+
+    return _named(config, name, run)
+
+
+def _control_main(
+    config: Config, shared: Shared, sockets: Sequence[socket.socket]
+) -> Callable[[Lifeline], int]:
+    def run(lifeline: Lifeline) -> int:
+        from shadowcat.control import main as control
+
+        return control.run(config, shared, sockets, lifeline)
+
+    return _named(config, "control", run)
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        # An unlimited hard limit may exceed fs.nr_open.
+        LOGGER.warning("the limit of open files stays at %d: %s", soft, error)
+
+
+def _preload() -> None:
+    """Import once, before the fork, what every worker needs: it then starts fast and shares the pages.
+
+    Neither makes a loop or a thread; uvloop, which hooks fork, and aiohttp come after the fork.
+    """
+    import shadowcat.proxy.assembly
+    import shadowcat.worker.main  # noqa: F401
+
+
+def _ready_line(listen: Sequence[str], admin: str | None, workers: int) -> bytes:
+    """What the supervisor prints on standard output once everything runs."""
+    return orjson.dumps(
+        {"event": "ready", "pid": os.getpid(), "workers": workers, "listen": listen, "admin": admin}
+    )
+
+
+def _print_line(line: bytes) -> None:
+    """Write a line to standard output; a reader that has gone is no reason to stop."""
+    try:
+        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.flush()
+    except (OSError, ValueError) as error:
+        LOGGER.warning("the ready line could not be written: %s", error)

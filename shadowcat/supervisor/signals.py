@@ -1,0 +1,54 @@
+"""Signals of the supervisor: caught by a self-pipe, read by the selector like any other event."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from types import FrameType
+from typing import Final
+
+_HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+# Kept for the logs' reopening; its default action would end the process.
+_IGNORED: Final = (signal.SIGUSR1,)
+
+
+class SignalPipe:
+    """Turns signals into bytes of a pipe (signal.set_wakeup_fd)."""
+
+    __slots__ = ("_read", "_write")
+
+    def __init__(self) -> None:
+        """Install the handlers; main thread only."""
+        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in _HANDLED:
+            signal.signal(number, _nothing)
+        for number in _IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+
+    def fileno(self) -> int:
+        """Readable when a signal has come."""
+        return self._read
+
+    def receive(self) -> list[signal.Signals]:
+        """The signals since the last call, in order."""
+        with contextlib.suppress(BlockingIOError):
+            return [signal.Signals(number) for number in os.read(self._read, 256)]
+        return []
+
+    def restore(self) -> None:
+        """Give the signals their default actions back."""
+        signal.set_wakeup_fd(-1)
+        for number in (*_HANDLED, *_IGNORED):
+            signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
+        self.close()
+
+    def close(self) -> None:
+        """Close the pipe; a forked child calls this once it has reset its handlers."""
+        os.close(self._read)
+        os.close(self._write)
+
+
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    """The self-pipe has it; a handler must exist for the signal to reach it."""

@@ -1,0 +1,207 @@
+"""Forms, ranges and keys that must agree, of configurations built in Python."""
+
+import msgspec
+import pytest
+
+from shadowcat.config.model import Config, Credential, Http, Log, Pool, Route, Timeouts, Tls, Upstream
+from shadowcat.config.units import Duration, Size
+from shadowcat.config.validate import validate
+from shadowcat.errors import ConfigError
+
+GOOD = Config(routes=[Route(upstreams=[Upstream(url="http://a/")])])
+
+
+def refusal(**changes):
+    with pytest.raises(ConfigError) as caught:
+        validate(msgspec.structs.replace(GOOD, **changes))
+    return str(caught.value)
+
+
+def route(*upstreams, **changes):
+    return Route(upstreams=list(upstreams) or [Upstream(url="http://a/")], **changes)
+
+
+def accepted(**changes):
+    validate(msgspec.structs.replace(GOOD, **changes))
+
+
+def test_good():
+    validate(GOOD)
+    accepted(listen=["127.0.0.1:0", "127.0.0.1:0", "[::1]:80", "localhost:80"], admin="unix:/run/s")
+    accepted(listen="0.0.0.0:80", insecure=True)
+    accepted(
+        drain_timeout=Duration(0),
+        routes=[route(pool=Pool(idle_timeout=Duration(0), queue_timeout=Duration(0)))],
+    )
+    accepted(routes=[route(path="/"), route(path="/a-b/c.d~e/%C3%BC"), route(path="/A")])
+    accepted(routes=[route(Upstream(url="http://a/x"), Upstream(url="http://a/x", name="second"))])
+
+
+@pytest.mark.parametrize(
+    ("listen", "message"),
+    [
+        ([], "listen: at least one address"),
+        ("8080", "listen: '8080' names no host"),
+        (["127.0.0.1:1", "[::g]:1"], "listen[1]: '[::g]' is no IPv6 address"),
+        (["127.0.0.1:1", "127.0.0.1:1"], "listen[1]: 127.0.0.1:1 is already the address of listen[0]"),
+        (["[::1]:1", "[0::0:1]:1"], "listen[1]: [::1]:1 is already the address of listen[0]"),
+        ("127.0.0.1:9090", "admin: 127.0.0.1:9090 is already the address of listen"),
+        ("unix:/x", "listen: the public listener is TCP"),
+        ("0.0.0.0:80", "set insecure: true"),
+        ("[::]:80", "listen: [::]:80 can be reached from other machines"),
+        ("example.org:80", "can be reached from other machines"),
+    ],
+)
+def test_listen(listen, message):
+    assert message in refusal(listen=listen)
+
+
+@pytest.mark.parametrize(
+    ("admin", "message"),
+    [
+        ("0.0.0.0:9090", "admin: 0.0.0.0:9090 can be reached from other machines"),
+        ("9090", "admin: '9090' names no host"),
+        ("unix:x", "admin: 'x' is no absolute path"),
+    ],
+)
+def test_admin_is_local_even_if_insecure(admin, message):
+    assert message in refusal(admin=admin, insecure=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"http": Http(body_limit=Size(0))}, "http.body_limit: must be more than 0"),
+        ({"http": Http(head_timeout=Duration(0))}, "http.head_timeout: must be more than 0"),
+        ({"drain_timeout": Duration(400 * 86400)}, "drain_timeout: must be at most 365d"),
+        (
+            {"http": Http(head_limit=Size(4096))},
+            "http.head_limit: 4KiB is less than http.target_limit (8KiB)",
+        ),
+        (
+            {"routes": [route(timeouts=Timeouts(request=Duration(0)))]},
+            "routes[0].timeouts.request: must be more than 0",
+        ),
+        (
+            {"routes": [route(pool=Pool(connect_timeout=Duration(0)))]},
+            "routes[0].pool.connect_timeout: must be more",
+        ),
+    ],
+)
+def test_quantities(changes, message):
+    assert message in refusal(**changes)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("mcp", "routes[0].path: 'mcp' does not start with a slash: write /mcp"),
+        ("", "does not start with a slash"),
+        (
+            "/mcp/",
+            "routes[0].path: '/mcp/' ends with a slash: a route matches everything below it, write /mcp",
+        ),
+        ("//", "ends with a slash"),
+        ("/a//b", "empty segment"),
+        ("/a/./b", "dot segment"),
+        ("/..", "dot segment"),
+        ("/a%2Fb", "encoded slash"),
+        ("/%2e%2E/b", "encoded slash"),
+        ("/a?b", "is no path"),
+        ("/a b", "is no path"),
+        ("/ü", "is no path"),
+    ],
+)
+def test_route_paths(path, message):
+    assert message in refusal(routes=[route(path=path)])
+
+
+def test_routes_and_upstreams_must_be_there_once():
+    assert "routes: at least one route is needed" in refusal(routes=[])
+    assert "routes[0].upstreams: at least one upstream" in refusal(routes=[Route(upstreams=[])])
+    assert "routes[1].path: /mcp is already the path of routes[0]" in refusal(routes=[route(), route()])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "name"),
+    [
+        (Upstream(url="http://a/"), Upstream(url="http://a:80/x"), "a:80"),
+        (Upstream(url="http://a/", name="n"), Upstream(url="http://b/", name="n"), "n"),
+        (Upstream(url="http://a/", name="b:80"), Upstream(url="http://b/"), "b:80"),
+    ],
+)
+def test_upstream_names_are_unique(first, second, name):
+    expected = f"routes[0].upstreams[1].name: {name} is already the name of routes[0].upstreams[0]"
+    assert expected in refusal(routes=[route(first, second)])
+    accepted(routes=[route(first), route(second, path="/other")])
+
+
+@pytest.mark.parametrize(
+    ("upstream", "message"),
+    [
+        (Upstream(url="h"), "routes[0].upstreams[0].url: not a URL"),
+        (Upstream(url="http://h/", name="a\nb"), "routes[0].upstreams[0].name: use at most 128 printable"),
+        (Upstream(url="http://h/", tls=Tls()), "routes[0].upstreams[0].tls: the URL is http: write https"),
+        (Upstream(url="http+unix://%2Fs/", tls=Tls()), "tls: the URL is http+unix: write https"),
+        (Upstream(url="https://h/", tls=Tls(key="k")), "tls.key: a key needs its certificate: add tls.cert"),
+        (Upstream(url="https://h/", tls=Tls(server_name="a b")), "tls.server_name: 'a b' is no host name"),
+    ],
+)
+def test_upstreams(upstream, message):
+    assert message in refusal(routes=[route(upstream)])
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({"a b": "x"}, "headers.a b: not a header name"),
+        ({"": "x"}, "headers.: not a header name"),
+        ({"A\r\nB": "x"}, "not a header name"),
+        ({"Ä": "x"}, "not a header name"),
+        ({"A": ""}, "headers.A: the value is empty"),
+        ({"A": "hunter2\r\nHost: b"}, "headers.A: the value has a line break"),
+        ({"A": "hunter2 "}, "headers.A: the value has"),
+        ({"A": "hunter2ü"}, "headers.A: the value has"),
+        ({"A": "x", "a": "y"}, "headers.a: stands twice"),
+        *(
+            ({name: "hunter2"}, f"headers.{name}: this header cannot be set: it belongs to the connection")
+            for name in (
+                "Host",
+                "content-length",
+                "Transfer-Encoding",
+                "CONNECTION",
+                "upgrade",
+                "TE",
+                "Trailer",
+                "Expect",
+            )
+        ),
+        ({"Mcp-Session-Id": "x"}, "its value is each request's own"),
+        ({"Accept-Encoding": "gzip"}, "plain bodies"),
+    ],
+)
+def test_credentials(headers, message):
+    complaint = refusal(routes=[route(Upstream(url="http://a/", credential=Credential(headers=headers)))])
+    assert message in complaint
+    assert "hunter2" not in complaint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"workers": 0}, "workers: expected a whole number >= 1, got 0"),
+        ({"workers": 257}, "workers: expected a whole number <= 256, got 257"),
+        ({"workers": "2"}, "workers: expected a whole number, got '2'"),
+        ({"log": Log(level="loud")}, "log.level: expected one of debug, info"),
+        ({"drain_timeout": "30s"}, "drain_timeout: a value of another type, such as text for a duration"),
+        ({"drain_timeout": Duration(-1)}, "drain_timeout: expected a duration"),
+        ({"routes": [Route(upstreams=[Upstream(url=5)])]}, "routes[0].upstreams[0].url: expected text"),
+    ],
+)
+def test_types_that_python_does_not_check(changes, message):
+    assert message in refusal(**changes)
+
+
+def test_all_problems_at_once():
+    complaint = refusal(listen="x", admin="y", routes=[])
+    assert [line.partition(":")[0] for line in complaint.splitlines()] == ["listen", "admin", "routes"]

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from shadowcat.config.model import Config, Route, Upstream
+from shadowcat.shm.shared import Shared
+
+Fork = Callable[[Callable[[], None]], int]
+
+
+@pytest.fixture
+def config() -> Config:
+    return Config(
+        workers=2,
+        routes=[
+            Route(
+                path="/mcp",
+                upstreams=[
+                    Upstream(name="a", url="http://127.0.0.1:3001/mcp"),
+                    Upstream(url="http://127.0.0.1:3002/mcp"),
+                ],
+            ),
+            Route(path="/other", upstreams=[Upstream(name="a", url="http://127.0.0.1:3003/mcp")]),
+        ],
+    )
+
+
+@pytest.fixture
+def shared(config: Config) -> Iterator[Shared]:
+    areas = Shared.create(config)
+    yield areas
+    areas.close()
+
+
+@pytest.fixture
+def fork() -> Iterator[Fork]:
+    """Run a function in a child; the test fails if a child does."""
+    children: list[int] = []
+
+    def start(work: Callable[[], None]) -> int:
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                work()
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(pid)
+        return pid
+
+    yield start
+    failed = [pid for pid in children if os.waitpid(pid, 0)[1] != 0]
+    assert not failed
