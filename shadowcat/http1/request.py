@@ -120,7 +120,7 @@ def _parse_request_line(line: bytes, limits: HeadLimits) -> tuple[bytes, Target,
 
 _NAMES_LENGTH: Final = re.compile(rb"\r\n[Cc][Oo][Nn][Tt][Ee][Nn][Tt][-_][Ll][Ee][Nn][Gg][Tt][Hh]")
 _NAMES_CODING: Final = re.compile(
-    rb"\r\n[Tt][Rr][Aa][Nn][Ss][Ff][Ee][Rr][-_][Ee][Nn][Cc][Oo][Dd][Ii][Nn][Gg]:[ \t]*([^\r\n]*)"
+    rb"\r\n[Tt][Rr][Aa][Nn][Ss][Ff][Ee][Rr][-_][Ee][Nn][Cc][Oo][Dd][Ii][Nn][Gg]:[ \t]*([^\r\n]*)\r\n(?![ \t])"
 )
 
 
@@ -200,7 +200,7 @@ class _FieldReading:
             method=method,
             target=target,
             http11=http11,
-            keep_alive=b"close" not in self.connection if http11 else b"keep-alive" in self.connection,
+            keep_alive=b"close" not in self.connection and (http11 or b"keep-alive" in self.connection),
             host=host,
             has_length=self.length is not None,
             chunked=bool(self.codings),

@@ -115,7 +115,10 @@ def parse_response_head(head: bytes) -> tuple[ResponseHead, int]:
     head_read = ResponseHead(
         status=status,
         http11=http11,
-        keep_alive=b"close" not in connection if http11 else b"keep-alive" in connection,
+        # A 204 that announces chunks may send them, where the next answer is due (RFC 9112 section 6.1).
+        keep_alive=b"close" not in connection
+        and (http11 or b"keep-alive" in connection)
+        and not (status == 204 and codings),
         keep_alive_timeout=keep_alive_timeout,
         has_length=length is not None,
         chunked=bool(codings),

@@ -12,9 +12,10 @@ from shadowcat.errors import Refusal
 _ORIGIN: Final = re.compile(rb"(/[A-Za-z0-9\-._~%!$&'()*+,;=:@/]*)(\?[A-Za-z0-9\-._~%!$&'()*+,;=:@/?\[\]]*)?")
 _ABSOLUTE: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#@]+)(/[^#]*|\?[^#]*)?")
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-# Segments that one server resolves and the next one does not: "..", ".", empty, and their encodings;
-# an encoded slash or backslash; an encoded NUL, which ends the path for C programs.
-_AMBIGUOUS: Final = re.compile(rb"//|/(?:\.|%2[eE]){1,2}(?:/|\Z)|%2[fF]|%5[cC]|%00")
+# Segments that one server resolves and the next one does not: "..", ".", empty, and their encodings, also
+# with a parameter behind them ("..;x", which servlet containers cut off first); an encoded slash or
+# backslash; an encoded NUL, which ends the path for C programs.
+_AMBIGUOUS: Final = re.compile(rb"//|/(?:\.|%2[eE]){1,2}(?:[/;]|\Z)|%2[fF]|%5[cC]|%00")
 
 _HOST: Final = re.compile(
     rb"(?:[A-Za-z0-9\-._~!$&'()*+;=%]{1,255}|\[[0-9A-Fa-f:.]{2,45}(?:%25[A-Za-z0-9._~\-]+)?\])(?::[0-9]{1,5})?"

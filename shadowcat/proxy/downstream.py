@@ -15,7 +15,7 @@ from shadowcat.mcp.eras import Era
 from shadowcat.proxy.answers import CONTINUE, answer
 from shadowcat.proxy.exchange import Exchange
 from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER
-from shadowcat.proxy.request_reader import Broken, Request, RequestReader, Stage
+from shadowcat.proxy.request_reader import Broken, RequestReader, Stage
 from shadowcat.proxy.template import RequestTemplate
 from shadowcat.proxy.wheel import TICK, Timed
 
@@ -61,6 +61,7 @@ class ClientConnection(asyncio.Protocol, Timed):
     """Speaks HTTP/1.1 to one client."""
 
     __slots__ = (
+        "_body_limit",
         "_discarded",
         "_exchange",
         "_half_closed",
@@ -85,6 +86,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         self.deadline = self.filed = inf
         self._plane = plane
         self._meters = plane.meters
+        self._body_limit = int(plane.http.body_limit)
         self._keepalive_timeout = float(plane.http.keepalive_timeout)
         self._state = _READING
         self._reader = RequestReader(plane.request_heads, plane.http)
@@ -117,13 +119,13 @@ class ClientConnection(asyncio.Protocol, Timed):
         if state is _READING:
             if reader.buffer:
                 reader.buffer += data
-            elif reader.stage is _IDLE and not self._paused:
-                request = reader.whole(data)
-                if request is not None:
-                    self._begin(request)
-                    return
-                reader.buffer = data
             else:
+                if reader.stage is _IDLE and not self._paused:
+                    # The short way, for a request like the one before that came in one read.
+                    last = reader.recall
+                    if last.match(data) and len(data) - last.end == last.length <= self._body_limit:
+                        self._begin(last.verdict, last.values, data[last.end :])
+                        return
                 reader.buffer = data
             self._work()
         elif state is _ANSWERING:
@@ -194,7 +196,7 @@ class ClientConnection(asyncio.Protocol, Timed):
             if isinstance(result, Broken):
                 self._break_off(result)
             else:
-                self._begin(result)
+                self._begin(result.template, result.values, result.body)
         self._working = False
 
     def _wait_for_more(self) -> None:
@@ -212,9 +214,8 @@ class ClientConnection(asyncio.Protocol, Timed):
         if self._reader.wants_continue:
             self.write(CONTINUE)
 
-    def _begin(self, request: Request) -> None:
+    def _begin(self, template: RequestTemplate, values: tuple[bytes, ...], body: bytes) -> None:
         """A request is complete: start its exchange, or refuse it and go on."""
-        template, values, body = request
         self._requests += 1
         self._stage = _IDLE
         route = template.route

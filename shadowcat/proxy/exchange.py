@@ -58,6 +58,12 @@ _DONE: Final = State.DONE
 class Exchange(Timed):
     """A request that has been read whole, from choosing an upstream to the last byte of its answer."""
 
+    _chunked: bool
+    """The client gets chunks. This and the next two are known once the answer is open."""
+    _endless: bool
+    """Only the end of the connection tells the client that it has the whole answer."""
+    event_stream: bool
+
     __slots__ = (
         "_chunked",
         "_client",
@@ -115,12 +121,8 @@ class Exchange(Timed):
         self._tried = 0
         self._repeated = False
         self._status = 0
-        self._chunked = False
-        self._endless = False
-        """Whether only the end of the connection tells the client that it has the whole answer."""
         self.close_after = False
         """Whether the client connection ends with this answer."""
-        self.event_stream = False
         self.waits = route.waits(template.method, envelope.method if envelope is not None else None)
         """Bounds on the answer, in seconds from the moment the request was sent."""
         self._started = plane.clock()
@@ -179,6 +181,8 @@ class Exchange(Timed):
         self.state = _OPEN
         self._status = head.status
         self.event_stream = head.event_stream
+        self._chunked = False
+        self._endless = False
         template = self.template
         client = self._client
         if client is None:

@@ -6,7 +6,7 @@ from typing import Final
 
 from shadowcat.config.model import Http
 from shadowcat.errors import Refusal
-from shadowcat.http1.memo import Cut, Cutter, Entry, Memo, match
+from shadowcat.http1.memo import Cut, Cutter, Entry, Memo, Recall
 from shadowcat.http1.request import HeadLimits, RequestHead, parse_request_head
 from shadowcat.mcp.eras import era_of
 from shadowcat.proxy.route import RouteTable
@@ -15,8 +15,6 @@ from shadowcat.proxy.template import RequestTemplate
 _METHODS: Final = frozenset({b"GET", b"POST", b"DELETE", b"OPTIONS"})
 _MOST_HEADS: Final = 16_384
 _MOST_BYTES: Final = 16 * 1024 * 1024
-_TRIAL: Final = 32
-"""Heads after which a connection that seldom repeats itself is no longer compared."""
 
 # Fields whose value differs in every request of an ordinary client, in the two spellings that clients use.
 _VARYING: Final = tuple(
@@ -32,18 +30,7 @@ _VARYING: Final = tuple(
     for spelling in (name, name.title())
 )
 
-RequestEntry = Entry[RequestTemplate]
-
-
-class HeadTrack:
-    """What one connection remembers of its heads."""
-
-    __slots__ = ("hits", "last", "tries")
-
-    def __init__(self) -> None:
-        self.last: RequestEntry | None = None
-        self.tries = 0
-        self.hits = 0
+RequestRecall = Recall[RequestTemplate]
 
 
 class RequestHeads:
@@ -58,45 +45,24 @@ class RequestHeads:
         self._cutter = Cutter(_VARYING)
         self._memo: Memo[RequestTemplate] = Memo(_MOST_HEADS, _MOST_BYTES)
 
-    def repeat(
-        self, data: bytes, track: HeadTrack
-    ) -> tuple[RequestTemplate, tuple[bytes, ...], int, int] | None:
-        """Recognise the connection's last head at the beginning of `data`.
+    def recall(self) -> RequestRecall:
+        """The memory of a new connection."""
+        return Recall(self.limit)
 
-        Returns:
-            The template, the varying values, Content-Length, and where the head ends; None if it is another.
-        """
-        last = track.last
-        if last is None:
-            return None
-        found = match(data, last, self.limit)
-        if found is None:
-            return None
-        track.hits += 1
-        track.tries += 1
-        values, length, end = found
-        return last.verdict, values, length, end
-
-    def read(self, head: bytes, track: HeadTrack) -> tuple[RequestTemplate | Refusal, tuple[bytes, ...], int]:
+    def read(
+        self, head: bytes, recall: RequestRecall
+    ) -> tuple[RequestTemplate | Refusal, tuple[bytes, ...], int]:
         """Read a whole head that is not the connection's last one.
 
         Returns:
             The template or the refusal, the varying values, and Content-Length.
         """
-        track.tries += 1
-        cut = None
-        if track.tries < _TRIAL or track.hits * 2 >= track.tries:
-            cut = self._cutter.cut(head)
+        cut = self._cutter.cut(head) if recall.pays else None
         if cut is not None:
             entry = self._memo.get(cut.literals)
-            if entry is not None:
-                track.hits += 1
-                track.last = entry
-                found = match(head, entry, self.limit)
-                if found is not None:
-                    return entry.verdict, found[0], found[1]
-        else:
-            track.last = None
+            recall.count(hit=entry is not None)
+            if entry is not None and recall.keep(entry, head):
+                return entry.verdict, recall.values, recall.length
         parsed = parse_request_head(head, self._limits)
         if isinstance(parsed, Refusal):
             return parsed, (), 0
@@ -106,7 +72,9 @@ class RequestHeads:
             return self._route(description, []), (), length
         template = self._route(description, holes)
         if template.refusal is None:
-            track.last = self._memo.admit(Entry(cut.literals, cut.length_at, template))
+            entry = Entry(cut.literals, cut.length_at, template)
+            if self._memo.admit(entry):
+                recall.keep(entry, head)
         return template, cut.values, length
 
     def rotate(self) -> None:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from shadowcat.config.model import Http
 from shadowcat.errors import Refusal
 from shadowcat.http1.chunks import ChunkError, ChunkReader
-from shadowcat.proxy.request_heads import HeadTrack, RequestHeads
+from shadowcat.proxy.request_heads import RequestHeads
 from shadowcat.proxy.template import RequestTemplate
 
 _LONGEST_METHOD_AND_VERSION: Final = 32
@@ -59,16 +59,17 @@ class RequestReader:
         "_left",
         "_size",
         "_template",
-        "_track",
         "_values",
         "buffer",
+        "recall",
         "stage",
     )
 
     def __init__(self, heads: RequestHeads, http: Http) -> None:
         self._heads = heads
         self._http = http
-        self._track = HeadTrack()
+        self.recall = heads.recall()
+        """The last head; between requests, with nothing in the buffer, the caller may match it by itself."""
         self.buffer = b""
         """What has arrived and has not been read."""
         self.stage = _IDLE
@@ -78,19 +79,6 @@ class RequestReader:
         self._size = 0
         self._left = 0
         self._chunks: ChunkReader | None = None
-
-    def whole(self, data: bytes) -> Request | None:
-        """Take the short way, for a request like the one before that came in one read.
-
-        Only between requests, with nothing in the buffer. None if `data` is anything else; nothing is taken.
-        """
-        repeated = self._heads.repeat(data, self._track)
-        if repeated is None:
-            return None
-        template, values, length, end = repeated
-        if len(data) - end != length or length > self._http.body_limit:
-            return None
-        return Request(template, values, data[end:])
 
     def next(self) -> Request | Broken | None:
         """Read on in the buffer; None if more bytes are needed."""
@@ -114,22 +102,22 @@ class RequestReader:
     def forget(self) -> None:
         """Between requests, keep nothing of the last one."""
         if self.stage is _IDLE:
-            self._track.last = None
+            self.recall.forget()
 
     def _read_head(self) -> Broken | None:
         """Read a head; afterwards `_template` is set if it was whole and good."""
         heads = self._heads
         data = self.buffer
-        repeated = heads.repeat(data, self._track)
-        if repeated is not None:
-            template, self._values, length, end = repeated
+        recall = self.recall
+        if recall.match(data):
+            template, self._values, length, end = recall.verdict, recall.values, recall.length, recall.end
         else:
             # One empty line before a request line is tolerated (RFC 9112 section 2.2).
             start = 2 if data.startswith(b"\r\n") else 0
             end = data.find(b"\r\n\r\n", start, start + heads.limit) + 4
             if end < 4:
                 return self._check_part(data[start:])
-            read, self._values, length = heads.read(data[start:end], self._track)
+            read, self._values, length = heads.read(data[start:end], recall)
             if isinstance(read, Refusal):
                 return Broken(read, None)
             template = read

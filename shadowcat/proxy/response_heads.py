@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from shadowcat.http1.memo import Cutter, Entry, Memo, match
+from shadowcat.http1.memo import Cutter, Entry, Memo, Recall
 from shadowcat.http1.response import Body, ResponseHead, body_of, parse_response_head
 
 HEAD_LIMIT: Final = 64 * 1024
@@ -64,7 +64,7 @@ class ResponseTemplate:
         return self._whole % (*values, length, content)
 
 
-ResponseEntry = Entry[ResponseTemplate]
+ResponseRecall = Recall[ResponseTemplate]
 
 
 class ResponseHeads:
@@ -76,12 +76,15 @@ class ResponseHeads:
         self._cutter = Cutter(_VARYING)
         self._memo: Memo[ResponseTemplate] = Memo(_MOST_HEADS, _MOST_BYTES)
 
-    def read(self, head: bytes) -> tuple[ResponseTemplate, tuple[bytes, ...], int, ResponseEntry | None]:
-        """Read a whole head.
+    def recall(self) -> ResponseRecall:
+        """The memory of a new connection."""
+        return Recall(HEAD_LIMIT)
+
+    def read(self, head: bytes, recall: ResponseRecall) -> tuple[ResponseTemplate, tuple[bytes, ...], int]:
+        """Read a whole head that is not the connection's last one.
 
         Returns:
-            The template, the varying values, Content-Length (0 without one), and the entry by which the head
-            will be recognised; None if it is not remembered.
+            The template, the varying values, and Content-Length (0 without one).
 
         Raises:
             BadResponseError: The head is malformed, or frames its body in an ambiguous way.
@@ -89,9 +92,8 @@ class ResponseHeads:
         cut = self._cutter.cut(head)
         if cut is not None:
             entry = self._memo.get(cut.literals)
-            found = match(head, entry, HEAD_LIMIT) if entry is not None else None
-            if entry is not None and found is not None:
-                return entry.verdict, found[0], found[1], entry
+            if entry is not None and recall.keep(entry, head):
+                return entry.verdict, recall.values, recall.length
         description, length = parse_response_head(head)
         names = cut.names() if cut is not None else []
         present = [name for name, _ in description.fields]
@@ -100,10 +102,12 @@ class ResponseHeads:
             or description.has_length != (cut.length_at >= 0)
             or any(present.count(name) != 1 for name in names)
         ):
-            return ResponseTemplate(description, []), (), length, None
+            return ResponseTemplate(description, []), (), length
         template = ResponseTemplate(description, names)
-        entry = self._memo.admit(Entry(cut.literals, cut.length_at, template))
-        return template, cut.values, length, entry
+        entry = Entry(cut.literals, cut.length_at, template)
+        if self._memo.admit(entry):
+            recall.keep(entry, head)
+        return template, cut.values, length
 
     def rotate(self) -> None:
         """Forget what has not been used since the last call."""

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Final, cast
 
 from shadowcat.errors import Refusal
 from shadowcat.http1.chunks import ChunkError, ChunkReader
-from shadowcat.http1.memo import match
 from shadowcat.http1.response import INTERIM, BadResponseError, Body
 from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER
-from shadowcat.proxy.response_heads import HEAD_LIMIT, ResponseEntry
+from shadowcat.proxy.response_heads import HEAD_LIMIT, ResponseRecall
 from shadowcat.proxy.wheel import Timed
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         "_held",
         "_idle_timeout",
         "_large",
-        "_last_head",
         "_left",
         "_meters",
         "_paused",
@@ -60,6 +58,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         "_plane",
         "_pool",
         "_reader",
+        "_recall",
         "_reusable",
         "_sent_at",
         "_transport",
@@ -76,7 +75,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._phase = _IDLE
         self._exchange: Exchange | None = None
         self._held = b""
-        self._last_head: ResponseEntry | None = None
+        self._recall: ResponseRecall = plane.response_heads.recall()
         self._body = Body.NONE
         self._left = 0
         self._reader: ChunkReader | None = None
@@ -98,8 +97,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._meters.upstream_received += len(data)
         phase = self._phase
         if phase is _HEAD:
-            last = self._last_head
-            if last is None or self._held or not self._answer_whole(data, last):
+            if self._held or not self._answer_whole(data):
                 self._read_head(data)
         elif phase is _BODY:
             self._relay(b"", data)
@@ -206,17 +204,18 @@ class UpstreamConnection(asyncio.Protocol, Timed):
 
     # The response.
 
-    def _answer_whole(self, data: bytes, last: ResponseEntry) -> bool:
+    def _answer_whole(self, data: bytes) -> bool:
         """Take the short way for an answer like the one before, all of it in one read; false if it is not."""
-        head = last.verdict
-        found = match(data, last, HEAD_LIMIT) if head.ordinary else None
-        if found is None:
+        recall = self._recall
+        if not recall.match(data):
             return False
-        values, length, end = found
+        head = recall.verdict
+        end = recall.end
+        length = recall.length
         exchange = self._exchange
-        if len(data) - end != length or exchange is None:
+        if not head.ordinary or len(data) - end != length or exchange is None:
             return False
-        answer = exchange.answer_whole(head, values, length, data[end:])
+        answer = exchange.answer_whole(head, recall.values, length, data[end:])
         if answer is None:
             return False
         self._reusable = True
@@ -228,30 +227,28 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         assert exchange is not None
         if self._held:
             data = self._held + data
-        last = self._last_head
-        found = match(data, last, HEAD_LIMIT) if last is not None else None
-        if found is not None and last is not None:
-            head = last.verdict
-            values, length, end = found
+        recall = self._recall
+        if recall.match(data):
+            head, values, length, end = recall.verdict, recall.values, recall.length, recall.end
         else:
-            while True:
-                end = data.find(b"\r\n\r\n") + 4
-                if end < 4:
-                    self._held = data
-                    if len(data) > HEAD_LIMIT:
-                        self._fail()
-                    return
-                try:
-                    head, values, length, self._last_head = self._plane.response_heads.read(data[:end])
-                except BadResponseError:
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4:
+                self._held = data
+                if len(data) > HEAD_LIMIT:
                     self._fail()
-                    return
-                if not head.interim:
-                    break
-                if head.status not in INTERIM or head.chunked or length:
-                    self._fail()
-                    return
-                data = data[end:]
+                return
+            try:
+                head, values, length = self._plane.response_heads.read(data[:end], recall)
+            except BadResponseError:
+                self._fail()
+                return
+        if head.interim:
+            if head.status not in INTERIM or head.chunked or length:
+                self._fail()
+            else:
+                self._held = b""
+                self._read_head(data[end:])
+            return
         self._held = b""
         self._phase = _BODY
         self._body = body = head.body(exchange.template.method)

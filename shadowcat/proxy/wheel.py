@@ -24,7 +24,7 @@ class Timed:
 
     deadline: float
     filed: float
-    """When the wheel will look at this object; infinite while it is not filed."""
+    """The earliest deadline that the wheel would notice in time; infinite while this is not filed."""
 
     def on_deadline(self, now: float) -> None:
         """Act on the passed deadline, which has been cleared."""
@@ -54,7 +54,7 @@ class Wheel:
     def file(self, item: Timed) -> None:
         """File `item` under its deadline, which is earlier than any it is filed under."""
         slot = max(int(min(item.deadline, self.now + _HORIZON) / TICK) + 1, self._due + 1)
-        item.filed = slot * TICK
+        item.filed = (slot - 1) * TICK  # The slot serves every deadline from here on.
         self._slots.setdefault(slot, []).append(item)
 
     def tick(self, now: float) -> None:
@@ -72,7 +72,7 @@ class Wheel:
             if slot > due:
                 break
             for item in self._slots.pop(slot, ()):
-                if item.filed != slot * TICK:
+                if item.filed != (slot - 1) * TICK:
                     continue  # Filed again under an earlier slot since.
                 item.filed = inf
                 deadline = item.deadline
