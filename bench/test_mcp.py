@@ -9,8 +9,9 @@ import json
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from shadowcat.errors import Refusal
 from shadowcat.mcp.answers import error_body
-from shadowcat.mcp.envelope import Fault, Kind, peek
+from shadowcat.mcp.envelope import Kind, peek
 from shadowcat.mcp.eras import Era, era_of
 from shadowcat.mcp.mirrored import Mirrored, find_disagreement
 from shadowcat.mcp.sse import Boundary, EventScanner
@@ -75,7 +76,7 @@ def test_exact_path_long(benchmark: BenchmarkFixture) -> None:
 
 def test_exact_path_ambiguous(benchmark: BenchmarkFixture) -> None:
     body = compact(LEGACY).replace(b'"name"', b'"name":"x","name"')
-    assert benchmark(peek, body).fault is Fault.AMBIGUOUS
+    assert benchmark(peek, body).fault is Refusal.AMBIGUOUS_KEYS
 
 
 def test_era(benchmark: BenchmarkFixture) -> None:

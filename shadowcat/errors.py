@@ -23,6 +23,7 @@ class StartError(ShadowcatError):
 
 
 # JSON-RPC 2.0 section 5.1; the MCP code is basic/transports "server validation" of revision 2026-07-28.
+PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
 INTERNAL_ERROR: Final = -32603
 HEADER_MISMATCH: Final = -32020
@@ -40,7 +41,9 @@ class _Row(NamedTuple):
     close: bool
     message: str
     source: str
-    """The RFC and its section."""
+    """The RFC and its section, or the part of the MCP specification."""
+    modern_code: int | None = None
+    """The JSON-RPC code in the modern era, where that is another one."""
 
 
 class Refusal(Enum):
@@ -72,6 +75,19 @@ class Refusal(Enum):
     HEAD_TIMEOUT = _Row(408, _INVALID, True, "the head did not arrive in time", "RFC 9110 15.5.9")
     BODY_TIMEOUT = _Row(408, _INVALID, True, "the body did not arrive in time", "RFC 9110 15.5.9")
     NO_ROUTE = _Row(404, _INVALID, False, "no route for this path", "RFC 9110 15.5.5")
+    WRONG_HOST = _Row(421, _INVALID, False, "this proxy does not answer for that Host", "RFC 9110 15.5.20")
+    WRONG_ORIGIN = _Row(403, 403, False, "this Origin is not allowed", "MCP transports, security warning")
+    REPEATED_VERSION = _Row(400, HEADER_MISMATCH, False, "MCP-Protocol-Version is repeated", "RFC 9110 5.3")
+    # Body: JSON-RPC that the next parser could read in another way, or that nobody can read.
+    NOT_JSON = _Row(400, PARSE_ERROR, False, "the body is not JSON in UTF-8", "JSON-RPC 2.0 5.1")
+    NOT_A_MESSAGE = _Row(400, _INVALID, False, "the body is not a JSON-RPC message", "JSON-RPC 2.0 4")
+    AMBIGUOUS_KEYS = _Row(
+        400, _INVALID, False, "a key is repeated, or in the wrong letter case", "RFC 8259 4", HEADER_MISMATCH
+    )
+    TOO_DEEP = _Row(400, _INVALID, False, "the body is nested too deep", "RFC 8259 9")
+    TOO_COMPLEX = _Row(400, _INVALID, False, "the body has too many members to be checked", "RFC 8259 9")
+    BATCH = _Row(400, _INVALID, False, "a batch is not allowed here", "MCP 2025-06-18 changelog")
+    HEADER_DIFFERS = _Row(400, HEADER_MISMATCH, False, "the headers and the body differ", "MCP SEP-2243")
     # Upstream: the request was good, its answer is not to be had.
     CONNECT_FAILED = _Row(502, _INTERNAL, False, "upstream refused the connection", "RFC 9110 15.6.3")
     CONNECT_TIMEOUT = _Row(504, _INTERNAL, False, "connecting to upstream timed out", "RFC 9110 15.6.5")
@@ -90,8 +106,13 @@ class Refusal(Enum):
 
     @property
     def code(self) -> int:
-        """The JSON-RPC error code."""
+        """The JSON-RPC error code, of the legacy era where the eras differ."""
         return self.value.code
+
+    @property
+    def modern_code(self) -> int:
+        """The JSON-RPC error code in the modern era."""
+        return self.value.code if self.value.modern_code is None else self.value.modern_code
 
     @property
     def close(self) -> bool:

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,8 @@ def main(
     Exit code: 0 when every sample is clean (met bars or not), 1 when calls failed, 2 when it could not run.
     """
     console = Console(stderr=True)
+    # An end by signal must end what was started, too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     # The memory rows hold thousands of connections, here and in the proxies, which inherit the limit.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -277,7 +277,7 @@ def _show(result: Result, url: str, console: Console) -> None:
         console.print(f"{result.events} events")
     failures = dict(result.problems)
     if result.unsent:
-        failures["not sent: no connection was free in time"] = result.unsent
+        failures["not sent: no connection was free"] = result.unsent
     if result.unanswered:
         failures["no answer in time"] = result.unanswered
     for problem, count in sorted(failures.items(), key=lambda item: -item[1]):

@@ -74,6 +74,17 @@ class Timeouts(Section, frozen=True, kw_only=True):
     have the whole `request`, because a slow tool's JSON answer has no byte before it has them all."""
     detached: Duration = Duration(600)
     """How long a legacy POST goes on upstream after its client went away."""
+    tools: dict[str, Duration] = {}
+    """`request` for tools by name, such as {"report_*": 30m}; the first pattern that matches counts."""
+
+
+class Retry(Section, frozen=True, kw_only=True):
+    """Sending a request again after its connection failed, if it cannot have run, or may run twice."""
+
+    attempts: Annotated[int, Meta(ge=1, le=10)] = 2
+    """Tries in all, the first one included."""
+    budget: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    """Retries as a share of the requests of the last 10 s, with 10 more; counted per worker."""
 
 
 class Route(Section, frozen=True, kw_only=True):
@@ -84,6 +95,7 @@ class Route(Section, frozen=True, kw_only=True):
     upstreams: list[Upstream]
     pool: Pool = Pool()
     timeouts: Timeouts = Timeouts()
+    retry: Retry = Retry()
 
 
 class Http(Section, frozen=True, kw_only=True):
@@ -125,6 +137,14 @@ class Config(Section, frozen=True, kw_only=True):
     """Worker processes; default: the number of CPUs this process may use."""
     admin: str | None = "127.0.0.1:9090"
     """Address of the admin listener: a loopback host:port or unix:/path; null switches it off."""
+    public_url: str | None = None
+    """The URL by which clients know this proxy; its host is accepted as Host, its origin as Origin."""
+    allowed_hosts: list[str] = []
+    """Further hosts to accept, with or without a port; "*" for all. Loopback listeners add loopback names."""
+    allowed_origins: list[str] = []
+    """Further origins of web pages to accept, such as https://app.example; "*" for all."""
+    trusted_proxies: list[str] = []
+    """Networks (CIDR) of proxies in front, whose X-Forwarded-* fields are believed."""
     backlog: Positive = 1024
     """Accept queue of each worker's socket; the kernel caps it at net.core.somaxconn."""
     cpu_affinity: bool = False

@@ -47,8 +47,20 @@ REPLACED: Final = frozenset(
 
 NOT_FORWARDED: Final = HOP_BY_HOP | CLIENT_ONLY | REPLACED
 
-NOT_RETURNED: Final = HOP_BY_HOP | {b"content-length", b"set-cookie"}
-"""Response fields that stay behind: a cookie of one upstream has no meaning behind a balancer."""
+CORS: Final = frozenset(
+    {
+        b"access-control-allow-credentials",
+        b"access-control-allow-headers",
+        b"access-control-allow-methods",
+        b"access-control-allow-origin",
+        b"access-control-expose-headers",
+        b"access-control-max-age",
+    }
+)
+
+NOT_RETURNED: Final = HOP_BY_HOP | CORS | {b"content-length", b"set-cookie"}
+"""Response fields that stay behind: a cookie of one upstream has no meaning behind a balancer, and who may
+read an answer is for the proxy to say."""
 
 _END_TO_END: Final = frozenset(
     {

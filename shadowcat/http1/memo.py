@@ -18,8 +18,9 @@ _Verdict = TypeVar("_Verdict")
 _LONGEST_VALUE: Final = 1024
 _PLAIN: Final = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 """A varying value that needs no closer look: no white space around it that the reading would strip."""
-_TRIAL: Final = 32
-"""Misses after which a connection that hits less than every other time is left alone."""
+_TRIAL: Final = 1024
+"""Misses after which a connection that hits less than every other time is left alone, and for how many heads.
+A client with many sessions needs some hundreds of misses before its heads are known."""
 _LENGTH_NAMES: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 
 
@@ -100,7 +101,18 @@ class Cutter:
 class Recall(Generic[_Verdict]):
     """One connection's last head. After a `match`, the attributes describe the head that was found."""
 
-    __slots__ = ("_entry", "_head", "_hits", "_limit", "_misses", "end", "length", "values", "verdict")
+    __slots__ = (
+        "_entry",
+        "_head",
+        "_hits",
+        "_limit",
+        "_misses",
+        "_passed",
+        "end",
+        "length",
+        "values",
+        "verdict",
+    )
 
     verdict: _Verdict
     values: tuple[bytes, ...]
@@ -117,6 +129,7 @@ class Recall(Generic[_Verdict]):
         self._entry: Entry[_Verdict] | None = None
         self._hits = 0
         self._misses = 0
+        self._passed = 0
         self.values = ()
         self.length = self.end = 0
 
@@ -137,10 +150,14 @@ class Recall(Generic[_Verdict]):
         self._entry = None
         self._head = b""
 
-    @property
     def pays(self) -> bool:
-        """Whether this connection repeats itself often enough to look for its heads in the memo."""
-        return self._misses < _TRIAL or self._hits >= self._misses
+        """Whether this connection repeats itself often enough to look for its next head in the memo."""
+        if self._misses < _TRIAL or self._hits >= self._misses:
+            return True
+        self._passed += 1
+        if self._passed >= _TRIAL:
+            self._hits = self._misses = self._passed = 0
+        return False
 
     def count(self, *, hit: bool) -> None:
         """Note whether the memo knew a head that was not the last one."""

@@ -1,7 +1,7 @@
 """The JSON-RPC envelope of a request body: what the proxy must know of it, and nothing more.
 
 The body itself is forwarded as received, so what is read here must be what any other parser reads. Where two
-parsers may disagree (a key twice, or in another letter case), the body is at fault: `Fault.AMBIGUOUS`.
+parsers may disagree (a key twice, or in another letter case), the body is at fault: `Refusal.AMBIGUOUS_KEYS`.
 
 Two paths give the same verdict. The *fast* one decodes typed members and proves that nothing else is there;
 whatever it does not fully understand goes to the *exact* one, which reads any JSON and sees every key.
@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import json
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
-from shadowcat.errors import HEADER_MISMATCH, INVALID_REQUEST
-from shadowcat.mcp.eras import Era
+from shadowcat.errors import Refusal
 from shadowcat.mcp.members import ComplexityError, DepthError, fold, is_ambiguous, read_members
 from shadowcat.mcp.nesting import MAX_DEPTH, is_deeper_than_limit
-
-PARSE_ERROR: Final = -32700  # JSON-RPC 2.0 section 5.1
 
 NAME_KEYS: Final[dict[str, str]] = {
     "tools/call": "name",
@@ -46,37 +43,6 @@ class Kind(Enum):
     INVALID = "invalid"
 
 
-class _Row(NamedTuple):
-    """One line of the table of faults: JSON-RPC codes by era, and the words for the client."""
-
-    legacy: int
-    modern: int
-    message: str
-
-
-class Fault(Enum):
-    """Why a body is `Kind.INVALID`."""
-
-    MALFORMED = _Row(PARSE_ERROR, PARSE_ERROR, "the body is not JSON in UTF-8")
-    NOT_A_MESSAGE = _Row(INVALID_REQUEST, INVALID_REQUEST, "the body is not a JSON-RPC message")
-    AMBIGUOUS = _Row(
-        INVALID_REQUEST,
-        HEADER_MISMATCH,
-        "a key of the message or of its params is repeated, or in the wrong letter case",
-    )
-    TOO_DEEP = _Row(INVALID_REQUEST, INVALID_REQUEST, f"the body is nested deeper than {MAX_DEPTH} levels")
-    TOO_COMPLEX = _Row(INVALID_REQUEST, INVALID_REQUEST, "the body has too many values to be checked")
-
-    def code(self, era: Era) -> int:
-        """The JSON-RPC error code to answer with."""
-        return self.value.modern if era is Era.MODERN else self.value.legacy
-
-    @property
-    def message(self) -> str:
-        """What is wrong, for the client to read."""
-        return self.value.message
-
-
 class Envelope(Struct, frozen=True, gc=False):
     """What `peek` found. A lone surrogate in a text reads as U+FFFD, as it does once written in UTF-8.
 
@@ -94,7 +60,7 @@ class Envelope(Struct, frozen=True, gc=False):
     method: str | None = None
     name: str | None = None
     version: str | None = None
-    fault: Fault | None = None
+    fault: Refusal | None = None
     held_id: Raw | bytes | UnsetType = UNSET
 
     @property
@@ -197,12 +163,12 @@ def peek(body: bytes) -> Envelope:
     if len(encoded) != len(body) or not (body.isascii() or _is_utf8(body)):
         return _peek_exactly(body)
     if body.count(b"{") + body.count(b"[") > MAX_DEPTH and is_deeper_than_limit(body):
-        return Envelope(Kind.INVALID, fault=Fault.TOO_DEEP, held_id=message.id)
+        return Envelope(Kind.INVALID, fault=Refusal.TOO_DEEP, held_id=message.id)
 
     method = message.method
     if method is None:
         if message.result is UNSET and message.error is UNSET:
-            return Envelope(Kind.INVALID, fault=Fault.NOT_A_MESSAGE, held_id=message.id)
+            return Envelope(Kind.INVALID, fault=Refusal.NOT_A_MESSAGE, held_id=message.id)
         return Envelope(Kind.RESPONSE, held_id=message.id)
     name = version = None
     params = message.params
@@ -232,26 +198,26 @@ def _peek_exactly(body: bytes) -> Envelope:
     try:
         value = read_members(body)
     except ValueError:
-        return Envelope(Kind.INVALID, fault=Fault.MALFORMED)
+        return Envelope(Kind.INVALID, fault=Refusal.NOT_JSON)
     except DepthError:
-        return Envelope(Kind.INVALID, fault=Fault.TOO_DEEP, held_id=_spelled_id(body, None))
+        return Envelope(Kind.INVALID, fault=Refusal.TOO_DEEP, held_id=_spelled_id(body, None))
     except ComplexityError:
-        return Envelope(Kind.INVALID, fault=Fault.TOO_COMPLEX, held_id=_spelled_id(body, None))
+        return Envelope(Kind.INVALID, fault=Refusal.TOO_COMPLEX, held_id=_spelled_id(body, None))
     if isinstance(value, list):
         return Envelope(Kind.BATCH)
     if not isinstance(value, tuple):
-        return Envelope(Kind.INVALID, fault=Fault.NOT_A_MESSAGE)
+        return Envelope(Kind.INVALID, fault=Refusal.NOT_A_MESSAGE)
 
     members = dict(value)
     is_repeated = len(members) < len(value) and sum(key == "id" for key, _ in value) > 1
     held_id = UNSET if is_repeated else _spelled_id(body, members.get("id"))
     if is_ambiguous(value, _MESSAGE_SPELLING, _MESSAGE_KEYS):
-        return Envelope(Kind.INVALID, fault=Fault.AMBIGUOUS, held_id=held_id)
+        return Envelope(Kind.INVALID, fault=Refusal.AMBIGUOUS_KEYS, held_id=held_id)
     if "method" not in members and ("result" in members or "error" in members):
         return Envelope(Kind.RESPONSE, held_id=held_id)
     method = _text(members.get("method"))
     if method is None:
-        return Envelope(Kind.INVALID, fault=Fault.NOT_A_MESSAGE, held_id=held_id)
+        return Envelope(Kind.INVALID, fault=Refusal.NOT_A_MESSAGE, held_id=held_id)
 
     name = version = None
     params = members.get("params")
@@ -260,7 +226,7 @@ def _peek_exactly(body: bytes) -> Envelope:
         parameters = dict(params)
         meta = parameters.get("_meta")
         if is_ambiguous(params, _PARAMS_SPELLING[name_key], _PARAMS_KEYS) or _is_claim_ambiguous(meta):
-            return Envelope(Kind.INVALID, fault=Fault.AMBIGUOUS, held_id=held_id)
+            return Envelope(Kind.INVALID, fault=Refusal.AMBIGUOUS_KEYS, held_id=held_id)
         if name_key is not None:
             name = _text(parameters.get(name_key))
         if isinstance(meta, tuple):

@@ -1,10 +1,15 @@
-"""Which requests may be sent a second time after a connection died without a byte of an answer."""
+"""Which requests may be sent a second time after a connection failed, and how many of them."""
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 _READS: Final = frozenset({"completion/complete", "ping", "resources/read", "server/discover"})
+_WINDOW: Final = 10
+"""Seconds over which a budget is counted."""
+_SPARE: Final = 10
+"""Retries that are always allowed in a window: a share of next to no traffic would be none."""
 
 
 def is_repeatable(http_method: bytes, rpc_method: str | None) -> bool:
@@ -19,3 +24,32 @@ def is_repeatable(http_method: bytes, rpc_method: str | None) -> bool:
     if http_method != b"POST" or rpc_method is None:
         return False
     return rpc_method in _READS or rpc_method.endswith(("/list", "/get"))
+
+
+class RetryBudget:
+    """Keeps retries a small share of the requests, so that they cannot multiply an overload.
+
+    `tick` has to be called once a second; the window is as exact as that.
+    """
+
+    __slots__ = ("_past", "_retries", "_share", "requests")
+
+    def __init__(self, share: float) -> None:
+        """`share` is the number of retries allowed for each request."""
+        self._share = share
+        self.requests = 0
+        """Requests so far; the caller counts."""
+        self._retries = 0
+        self._past: deque[tuple[int, int]] = deque([(0, 0)], maxlen=_WINDOW)
+
+    def tick(self) -> None:
+        """A second has passed."""
+        self._past.append((self.requests, self._retries))
+
+    def take(self) -> bool:
+        """Whether one more retry is within the budget; if so, it is counted."""
+        requests, retries = self._past[0]
+        if self._retries - retries + 1 > self._share * (self.requests - requests) + _SPARE:
+            return False
+        self._retries += 1
+        return True

@@ -21,7 +21,14 @@ _EXTRA: Final = {
 
 
 def answer(
-    refusal: Refusal, era: Era, id_raw: bytes | None, *, detail: str, close: bool, head: bool
+    refusal: Refusal,
+    era: Era,
+    id_raw: bytes | None,
+    *,
+    detail: str = "",
+    fields: bytes = b"",
+    close: bool,
+    head: bool = False,
 ) -> bytes:
     """Write a refusal.
 
@@ -30,6 +37,7 @@ def answer(
         era: Decides what an absent id looks like.
         id_raw: The request's JSON-RPC id as received, if it is known.
         detail: What is special about this case, such as the upstream's name; may be empty.
+        fields: Further header fields, each with its CRLF.
         close: Whether the connection ends with it.
         head: The request was HEAD: the answer has no content (RFC 9110 section 9.3.2).
     """
@@ -37,12 +45,22 @@ def answer(
     data: dict[str, Any] | None = None
     if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE:
         data = {"retryAfterSeconds": _RETRY_AFTER}
-    body = error_body(refusal.code, message, id_raw, era, data)
-    return b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b%b\r\n%b" % (
+    code = refusal.modern_code if era is Era.MODERN else refusal.code
+    body = error_body(code, message, id_raw, era, data)
+    return b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b%b%b\r\n%b" % (
         refusal.status,
         HTTPStatus(refusal.status).phrase.encode(),
         len(body),
         _EXTRA.get(refusal, b""),
+        fields,
         b"Connection: close\r\n" if close else b"",
         b"" if head else body,
+    )
+
+
+def preflight(fields: bytes, *, close: bool) -> bytes:
+    """Answer OPTIONS; `fields` are those of the CORS protocol, each with its CRLF."""
+    return b"HTTP/1.1 204 No Content\r\nAllow: GET, POST, DELETE, OPTIONS\r\n%b%b\r\n" % (
+        fields,
+        b"Connection: close\r\n" if close else b"",
     )

@@ -9,7 +9,6 @@ from shadowcat.proxy.meters import UpstreamMeters
 from shadowcat.proxy.origin import Origin
 from shadowcat.proxy.plane import DataPlane
 from shadowcat.proxy.pool import Pool
-from shadowcat.proxy.request_heads import RequestHeads
 from shadowcat.proxy.route import Route, RouteTable
 from shadowcat.shm.shared import Shared
 
@@ -35,6 +34,6 @@ def assemble(config: Config, shared: Shared, process: int, loop: asyncio.Abstrac
             for upstream in section.upstreams
         )
         routes.append(route)
-    plane.request_heads = RequestHeads(config.http, RouteTable(routes))
+    plane.route_table = RouteTable(routes)
     plane.routes = tuple(routes)
     return plane

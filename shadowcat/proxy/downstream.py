@@ -7,15 +7,19 @@ import socket
 import struct
 from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import peek, request_id
 from shadowcat.mcp.eras import Era
-from shadowcat.proxy.answers import CONTINUE, answer
+from shadowcat.policy.forwarded import is_loopback
+from shadowcat.policy.inspect import inspect
+from shadowcat.proxy.answers import CONTINUE, answer, preflight
 from shadowcat.proxy.exchange import Exchange
 from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER
+from shadowcat.proxy.observe import Observation
 from shadowcat.proxy.request_reader import Broken, RequestReader, Stage
+from shadowcat.proxy.route import Route
 from shadowcat.proxy.template import RequestTemplate
 from shadowcat.proxy.wheel import TICK, Timed
 
@@ -49,6 +53,20 @@ class State(Enum):
     CLOSED = "closed"
 
 
+class _Refused(NamedTuple):
+    """A request that is answered by the proxy itself."""
+
+    refusal: Refusal
+    template: RequestTemplate | None
+    """The request's head; None if it could not be read."""
+    body: bytes
+    """From which the answer takes the id; empty if it is not whole."""
+    detail: str
+    """What is special about this case; may be empty."""
+    exchange: Exchange | None
+    """The exchange that failed; None if it had not begun."""
+
+
 # An Enum member costs three look-ups; these run several times per request.
 _READING: Final = State.READING
 _ANSWERING: Final = State.ANSWERING
@@ -79,6 +97,7 @@ class ClientConnection(asyncio.Protocol, Timed):
     )
 
     _transport: asyncio.Transport
+    _reader: RequestReader
     address: bytes
     """The client's IP address."""
 
@@ -89,7 +108,6 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._body_limit = int(plane.http.body_limit)
         self._keepalive_timeout = float(plane.http.keepalive_timeout)
         self._state = _READING
-        self._reader = RequestReader(plane.request_heads, plane.http)
         self._stage = _IDLE
         """The reader's stage for which the deadline was set."""
         self._exchange: Exchange | None = None
@@ -107,7 +125,14 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass.
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
         peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]).encode() if isinstance(peer, tuple) else b"unknown"
+        own = transport.get_extra_info("sockname")
+        address = str(peer[0]) if isinstance(peer, tuple) else "unknown"
+        self.address = address.encode()
+        heads = self._plane.heads_for(
+            loopback=isinstance(own, tuple) and is_loopback(str(own[0])),
+            trusted=self._plane.trusted_proxies.trusts(address),
+        )
+        self._reader = RequestReader(heads, self._plane.http)
         self._plane.connected(self)
         self._rest()
 
@@ -222,9 +247,18 @@ class ClientConnection(asyncio.Protocol, Timed):
         if template.refusal is not None or route is None:
             self._refuse(template.refusal or Refusal.NO_ROUTE, template, body)
             return
+        envelope = None
+        if template.is_post:
+            envelope = peek(body)
+            objection = inspect(envelope, template.era, template.mirrored(values))
+            if objection is not None:
+                self._refuse(objection.refusal, template, body, objection.detail)
+                return
+        elif template.preflight is not None:
+            self._answer_preflight(template, route, template.preflight)
+            return
         self._state = _ANSWERING
         self.deadline = inf
-        envelope = peek(body) if template.is_post else None
         exchange = self._exchange = Exchange(self._plane, self, template, route, values, body, envelope)
         exchange.start()
 
@@ -251,7 +285,7 @@ class ClientConnection(asyncio.Protocol, Timed):
     def refuse_exchange(self, exchange: Exchange, refusal: Refusal, detail: str) -> None:
         """The exchange could not be carried out; nothing of an answer was sent."""
         self._exchange = None
-        self._answer(refusal, exchange.template, exchange.body, detail)
+        self._answer(_Refused(refusal, exchange.template, exchange.body, detail, exchange))
 
     def cut_off(self, *, reset: bool) -> None:
         """The answer broke off. `reset` where a clean end would read as the end of the answer."""
@@ -302,50 +336,80 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._requests += 1
         self._refuse(broken.refusal, broken.template, b"", close=True)
 
-    def _refuse(
-        self, refusal: Refusal, template: RequestTemplate | None, body: bytes, *, close: bool = False
-    ) -> None:
-        """Refuse a request for which there is no exchange."""
-        if template is not None and template.route is not None:
-            self._plane.cells[template.route.meters.statuses + refusal.status] += 1
-        self._answer(refusal, template, body, "", close=close)
-
-    def _answer(
-        self,
-        refusal: Refusal,
-        template: RequestTemplate | None,
-        body: bytes,
-        detail: str,
-        *,
-        close: bool = False,
-    ) -> None:
-        """Write an answer of the proxy's own.
-
-        Args:
-            refusal: Why.
-            template: The request's head; None if it could not be read.
-            body: The request's body, from which the answer takes the id; empty if it is not whole.
-            detail: What is special about this case; may be empty.
-            close: End the connection even if the refusal itself does not.
-        """
-        plane = self._plane
-        plane.cells[self._meters.refusals[refusal]] += 1
-        close = close or refusal.close or template is None or not template.keep_alive
-        close = close or plane.draining or self.last_request
-        self.write(
-            answer(
-                refusal,
-                template.era if template else Era.LEGACY,
-                request_id(body),
-                detail=detail,
-                close=close,
-                head=template is not None and template.method == b"HEAD",
-            )
-        )
+    def _answer_preflight(self, template: RequestTemplate, route: Route, fields: bytes) -> None:
+        """Tell a browser, or whoever asks, what may be sent here: no upstream and no credential is needed."""
+        self._plane.cells[route.meters.statuses + 204] += 1
+        close = not template.keep_alive or self._plane.draining or self.last_request
+        self.write(preflight(template.cors + fields if template.cors else b"", close=close))
         if close:
             self._finish()
         else:
             self._next()
+
+    def _refuse(
+        self,
+        refusal: Refusal,
+        template: RequestTemplate | None,
+        body: bytes,
+        detail: str = "",
+        *,
+        close: bool = False,
+    ) -> None:
+        """Refuse a request for which there is no exchange."""
+        if template is not None and template.route is not None:
+            self._plane.cells[template.route.meters.statuses + refusal.status] += 1
+        self._answer(_Refused(refusal, template, body, detail, None), close=close)
+
+    def _answer(self, refused: _Refused, *, close: bool = False) -> None:
+        """Write an answer of the proxy's own. `close` ends the connection even if the refusal does not."""
+        refusal, template, body, detail, _ = refused
+        plane = self._plane
+        plane.cells[self._meters.refusals[refusal]] += 1
+        close = close or refusal.close or template is None or not template.keep_alive
+        close = close or plane.draining or self.last_request
+        text = answer(
+            refusal,
+            template.era if template else Era.LEGACY,
+            request_id(body),
+            detail=detail,
+            fields=template.cors if template else b"",
+            close=close,
+            head=template is not None and template.method == b"HEAD",
+        )
+        self.write(text)
+        if plane.observers:
+            self._tell(refused, len(text))
+        if close:
+            self._finish()
+        else:
+            self._next()
+
+    def _tell(self, refused: _Refused, sent: int) -> None:
+        """Tell the observers of an answer of the proxy's own."""
+        refusal, template, body, _, exchange = refused
+        now = self._plane.clock()
+        started = exchange.started if exchange is not None else now
+        self._plane.observe(
+            Observation(
+                client=self.name(template),
+                template=template,
+                values=exchange.values if exchange is not None else (),
+                envelope=exchange.envelope if exchange is not None else None,
+                upstream=exchange.upstream if exchange is not None else None,
+                status=refusal.status,
+                refusal=refusal,
+                complete=True,
+                started=started,
+                seconds=now - started,
+                received=len(body),
+                sent=sent,
+            )
+        )
+
+    def name(self, template: RequestTemplate | None) -> str:
+        """The client's address, seen through trusted proxies."""
+        peer = self.address.decode()
+        return self._plane.trusted_proxies.client_of(peer, template.chain) if template else peer
 
     def _finish(self) -> None:
         """The last answer is written: close without destroying it."""

@@ -22,6 +22,7 @@ from shadowcat.http1.response import Body
 from shadowcat.mcp.envelope import Envelope
 from shadowcat.mcp.eras import Era
 from shadowcat.policy.retry import is_repeatable
+from shadowcat.proxy.observe import Observation
 from shadowcat.proxy.response_heads import ResponseTemplate
 from shadowcat.proxy.route import Route
 from shadowcat.proxy.template import RequestTemplate
@@ -72,17 +73,18 @@ class Exchange(Timed):
         "_pool",
         "_repeated",
         "_route",
-        "_started",
+        "_sent",
         "_status",
         "_tried",
-        "_values",
         "body",
         "close_after",
         "envelope",
         "event_stream",
         "plane",
+        "started",
         "state",
         "template",
+        "values",
         "waits",
     )
 
@@ -112,7 +114,7 @@ class Exchange(Timed):
         self._client: ClientConnection | None = client
         self.template = template
         self._route = route
-        self._values = values
+        self.values = values
         self.body = body
         self.envelope = envelope
         self.state = _QUEUED
@@ -121,15 +123,18 @@ class Exchange(Timed):
         self._tried = 0
         self._repeated = False
         self._status = 0
+        self._sent = 0
         self.close_after = False
         """Whether the client connection ends with this answer."""
-        self.waits = route.waits(template.method, envelope.method if envelope is not None else None)
+        self.waits = route.waits(template.method, envelope)
         """Bounds on the answer, in seconds from the moment the request was sent."""
-        self._started = plane.clock()
+        self.started = plane.clock()
 
     def start(self) -> None:
         """Choose an upstream and go."""
-        self._route.meters.in_flight += 1
+        route = self._route
+        route.meters.in_flight += 1
+        route.retries.requests += 1
         self._attempt()
 
     def _attempt(self) -> None:
@@ -150,15 +155,19 @@ class Exchange(Timed):
         assert pool is not None
         assert client is not None
         self.plane.cells[pool.meters.requests] += 1
-        return self.template.render(pool.origin, client.address, self.body, self._values)
+        return self.template.render(pool.origin, client.address, self.body, self.values)
 
     def no_connection(self, refusal: Refusal, detail: str) -> None:
         """There is no connection to the chosen upstream: nothing was sent, so any other will do."""
         self.deadline = inf
-        if self._client is not None and self._tried < len(self._route.pools):
+        if self._may_retry():
             self._attempt()
         else:
             self._refuse(refusal, detail)
+
+    def _may_retry(self) -> bool:
+        route = self._route
+        return self._client is not None and self._tried < route.attempts and route.retries.take()
 
     def on_deadline(self, now: float) -> None:
         """The wait for a connection was too long."""
@@ -199,6 +208,7 @@ class Exchange(Timed):
         self.close_after = (
             self._endless or not template.keep_alive or self.plane.draining or client.last_request
         )
+        framing += template.cors
         if self.close_after:
             framing += b"Connection: close\r\n"
         elif not http11:
@@ -233,15 +243,19 @@ class Exchange(Timed):
     def write(self, data: bytes) -> None:
         """Hand on a part of the answer."""
         if self._client is not None:
+            self._sent += len(data)
             self._client.write(data)
 
     def end(self, rest: bytes) -> None:
         """Hand on the last part of the answer."""
         client = self._client
         if client is not None and rest:
+            self._sent += len(rest)
             client.write(rest)
         self._done()
         if client is not None:
+            if self.plane.observers:
+                self._tell(client, complete=True)
             client.exchange_ended(close=self.close_after)
 
     def no_answer(self, refusal: Refusal, *, answered: bool) -> None:
@@ -256,7 +270,7 @@ class Exchange(Timed):
             refusal is Refusal.RESET
             and not answered
             and not self._repeated
-            and self._client is not None
+            and self._may_retry()
             and is_repeatable(
                 self.template.method, self.envelope.method if self.envelope is not None else None
             )
@@ -264,6 +278,7 @@ class Exchange(Timed):
             # To the same upstream, since the request may belong to a session there, and over a connection
             # that cannot be stale.
             self._repeated = True
+            self._tried += 1
             self.state = _QUEUED
             pool.acquire(self, fresh=True)
             return
@@ -274,7 +289,13 @@ class Exchange(Timed):
         client = self._client
         self._done()
         if client is not None:
+            self._tell(client, complete=False)
             client.cut_off(reset=self._endless)
+
+    @property
+    def upstream(self) -> str | None:
+        """The name of the upstream that answers, or was tried last."""
+        return self._pool.origin.name if self._pool is not None else None
 
     # From the client connection.
 
@@ -284,6 +305,7 @@ class Exchange(Timed):
         assert client is not None
         plane = self.plane
         plane.cells[self._route.meters.aborts] += 1
+        self._tell(client, complete=False)
         if self.state is _QUEUED:
             assert self._pool is not None
             self._pool.forget(self)
@@ -362,8 +384,30 @@ class Exchange(Timed):
         meters = self._route.meters
         meters.in_flight -= 1
         cells = plane.cells
-        elapsed = plane.clock() - self._started
+        elapsed = plane.clock() - self.started
         cells[meters.duration + bisect_left(meters.bounds, elapsed)] += 1
         cells[meters.duration_sum] += int(elapsed * _NANOSECONDS)
         if self._status:
             cells[meters.statuses + self._status] += 1
+
+    def _tell(self, client: ClientConnection | None, *, complete: bool) -> None:
+        """Tell the observers how it went; called once, when the client's part is over."""
+        plane = self.plane
+        if not plane.observers or client is None:
+            return
+        plane.observe(
+            Observation(
+                client=client.name(self.template),
+                template=self.template,
+                values=self.values,
+                envelope=self.envelope,
+                upstream=self.upstream,
+                status=self._status,
+                refusal=None,
+                complete=complete,
+                started=self.started,
+                seconds=plane.clock() - self.started,
+                received=len(self.body),
+                sent=self._sent,
+            )
+        )

@@ -7,12 +7,15 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from shadowcat.config.model import Config
+from shadowcat.policy.forwarded import TrustedProxies
+from shadowcat.policy.guard import Guard
 from shadowcat.proxy.downstream import ClientConnection
 from shadowcat.proxy.exchange import Exchange
 from shadowcat.proxy.meters import WorkerMeters
+from shadowcat.proxy.observe import Observation, Observer
 from shadowcat.proxy.request_heads import RequestHeads
 from shadowcat.proxy.response_heads import ResponseHeads
-from shadowcat.proxy.route import Route
+from shadowcat.proxy.route import Route, RouteTable
 from shadowcat.proxy.wheel import TICK, Wheel
 from shadowcat.shm.shared import Shared
 
@@ -33,10 +36,20 @@ class DataPlane:
         self.cells = shared.page(process).cells
         self.meters = WorkerMeters(shared.layout, self.cells)
         self.wheel = Wheel(loop.time())
-        self.request_heads: RequestHeads
+        self.trusted_proxies = TrustedProxies(config.trusted_proxies)
+        self._guards = {
+            loopback: Guard(
+                config.public_url, config.allowed_hosts, config.allowed_origins, loopback=loopback
+            )
+            for loopback in (False, True)
+        }
+        self._heads: dict[tuple[bool, bool], RequestHeads] = {}
+        self.route_table: RouteTable
         self.response_heads = ResponseHeads()
         self.routes: tuple[Route, ...] = ()
+        self.observers: tuple[Observer, ...] = ()
         self.draining = False
+        self._second = loop.time()
         self._forget_at = loop.time() + _FORGET_EVERY
         self._clients: set[ClientConnection] = set()
         self._detached: dict[Exchange, None] = {}
@@ -84,6 +97,20 @@ class DataPlane:
 
     # For the connections.
 
+    def heads_for(self, *, loopback: bool, trusted: bool) -> RequestHeads:
+        """The reading of heads for connections to a loopback listener, and from a trusted proxy, or not."""
+        heads = self._heads.get((loopback, trusted))
+        if heads is None:
+            guard = self._guards[loopback]
+            heads = RequestHeads(self.http, self.route_table, guard, trusted=trusted)
+            self._heads[loopback, trusted] = heads
+        return heads
+
+    def observe(self, observation: Observation) -> None:
+        """Tell the observers. Callers check first that there are any."""
+        for observer in self.observers:
+            observer(observation)
+
     def connected(self, client: ClientConnection) -> None:
         """A client connected."""
         self._clients.add(client)
@@ -128,9 +155,14 @@ class DataPlane:
         now = self.loop.time()
         self.wheel.tick(now)
         self._publish()
+        if now >= self._second:
+            self._second = now + 1.0
+            for route in self.routes:
+                route.retries.tick()
         if now >= self._forget_at:
             self._forget_at = now + _FORGET_EVERY
-            self.request_heads.rotate()
+            for heads in self._heads.values():
+                heads.rotate()
             self.response_heads.rotate()
             for client in self._clients:
                 client.forget_head()

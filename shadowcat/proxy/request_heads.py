@@ -9,10 +9,13 @@ from shadowcat.errors import Refusal
 from shadowcat.http1.memo import Cut, Cutter, Entry, Memo, Recall
 from shadowcat.http1.request import HeadLimits, RequestHead, parse_request_head
 from shadowcat.mcp.eras import era_of
+from shadowcat.policy.forwarded import describe
+from shadowcat.policy.guard import Guard
 from shadowcat.proxy.route import RouteTable
 from shadowcat.proxy.template import RequestTemplate
 
 _METHODS: Final = frozenset({b"GET", b"POST", b"DELETE", b"OPTIONS"})
+_VERSION: Final = b"mcp-protocol-version"
 _MOST_HEADS: Final = 16_384
 _MOST_BYTES: Final = 16 * 1024 * 1024
 
@@ -34,11 +37,18 @@ RequestRecall = Recall[RequestTemplate]
 
 
 class RequestHeads:
-    """The one place where a head becomes a template."""
+    """The one place where a head becomes a template.
 
-    __slots__ = ("_cutter", "_limits", "_memo", "_routes", "limit")
+    Connections that are judged alike share one: those of loopback listeners, or from trusted proxies, have
+    their own, because what a head is allowed depends on where it comes from.
+    """
 
-    def __init__(self, http: Http, routes: RouteTable) -> None:
+    __slots__ = ("_cutter", "_guard", "_limits", "_memo", "_routes", "_trusted", "limit")
+
+    def __init__(self, http: Http, routes: RouteTable, guard: Guard, *, trusted: bool) -> None:
+        """`trusted` tells whether X-Forwarded-* fields are believed."""
+        self._guard = guard
+        self._trusted = trusted
         self._limits = HeadLimits(http.head_limit, http.target_limit, http.max_fields)
         self.limit = http.head_limit
         self._routes = routes
@@ -57,7 +67,7 @@ class RequestHeads:
         Returns:
             The template or the refusal, the varying values, and Content-Length.
         """
-        cut = self._cutter.cut(head) if recall.pays else None
+        cut = self._cutter.cut(head) if recall.pays() else None
         if cut is not None:
             entry = self._memo.get(cut.literals)
             recall.count(hit=entry is not None)
@@ -82,14 +92,20 @@ class RequestHeads:
         self._memo.rotate()
 
     def _route(self, head: RequestHead, holes: list[bytes]) -> RequestTemplate:
-        versions = head.values(b"mcp-protocol-version")
+        versions = head.values(_VERSION)
         era = era_of(head.method, versions[0] if versions else None)
         found = self._routes.match(head.target.path)
+        route, suffix = found if found is not None else (None, b"")
+        refusal = None
         if found is None:
-            return RequestTemplate(head, era, None, b"", Refusal.NO_ROUTE, holes)
-        route, suffix = found
-        refusal = None if head.method in _METHODS else Refusal.METHOD
-        return RequestTemplate(head, era, route, suffix + head.target.query, refusal, holes)
+            refusal = Refusal.NO_ROUTE
+        elif head.method not in _METHODS:
+            refusal = Refusal.METHOD
+        elif len(versions) > 1:
+            refusal = Refusal.REPEATED_VERSION
+        refusal = self._guard.check(head.host, head.values(b"origin")) or refusal
+        forwarded = describe(head.fields, head.host, trusted=self._trusted)
+        return RequestTemplate(head, era, route, suffix + head.target.query, refusal, forwarded, holes)
 
 
 def _holes(head: RequestHead, cut: Cut) -> list[bytes] | None:

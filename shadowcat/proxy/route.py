@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from shadowcat.config import model
+from shadowcat.mcp.envelope import Envelope
 from shadowcat.policy.balance import RoundRobin
+from shadowcat.policy.retry import RetryBudget
 from shadowcat.policy.waits import Waits, waits_for
 from shadowcat.proxy.meters import RouteMeters
 from shadowcat.shm.counters import Layout
@@ -19,7 +21,7 @@ _MOST_METHODS: Final = 256
 class Route:
     """One route: its pools, its balancing, its time-outs."""
 
-    __slots__ = ("_waits", "balancer", "meters", "path", "pools", "timeouts")
+    __slots__ = ("_waits", "attempts", "balancer", "meters", "path", "pools", "retries", "timeouts")
 
     def __init__(self, config: model.Route, layout: Layout, cells: memoryview, start: int) -> None:
         """`start` is where this worker's turn-taking begins."""
@@ -28,15 +30,22 @@ class Route:
         self.meters = RouteMeters(layout, config, cells)
         self.balancer = RoundRobin(start)
         self.pools: tuple[Pool, ...] = ()
-        self._waits: dict[tuple[bytes, str | None], Waits] = {}
+        self.retries = RetryBudget(config.retry.budget)
+        self.attempts = config.retry.attempts
+        self._waits: dict[tuple[bytes, str | None, str | None], Waits] = {}
 
-    def waits(self, http_method: bytes, rpc_method: str | None) -> Waits:
-        """How long an answer may take; looked up, because it follows from the methods alone."""
-        found = self._waits.get((http_method, rpc_method))
+    def waits(self, http_method: bytes, envelope: Envelope | None) -> Waits:
+        """How long an answer may take; looked up, because it follows from the method and the tool alone."""
+        if envelope is None:
+            method = tool = None
+        else:
+            method = envelope.method
+            tool = envelope.name if self.timeouts.tools and method == "tools/call" else None
+        found = self._waits.get((http_method, method, tool))
         if found is None:
-            found = waits_for(http_method, rpc_method, self.timeouts)
-            if len(self._waits) < _MOST_METHODS:  # Clients choose the names of methods.
-                self._waits[http_method, rpc_method] = found
+            found = waits_for(http_method, method, tool, self.timeouts)
+            if len(self._waits) < _MOST_METHODS:  # Clients choose the names.
+                self._waits[http_method, method, tool] = found
         return found
 
 

@@ -11,13 +11,17 @@ from collections.abc import Sequence
 from typing import Final
 
 from shadowcat.errors import Refusal
+from shadowcat.http1 import cors
 from shadowcat.http1.request import RequestHead
 from shadowcat.mcp.eras import Era
+from shadowcat.mcp.mirrored import Mirrored
+from shadowcat.policy.forwarded import Forwarded
 from shadowcat.proxy.origin import Origin
 from shadowcat.proxy.route import Route
 
 _WITH_LENGTH: Final = frozenset({b"POST", b"DELETE"})
 """Methods forwarded with a Content-Length even if the body is empty (RFC 9110 section 8.6)."""
+_NAME: Final = b"mcp-name"
 
 
 class RequestTemplate:
@@ -26,20 +30,23 @@ class RequestTemplate:
     __slots__ = (
         "_forwarded",
         "_holes",
+        "_lines",
+        "_mirrored",
         "_rendered",
-        "_suffix",
         "chunked",
+        "cors",
         "era",
         "expect_continue",
         "has_body",
-        "host",
         "http11",
         "is_post",
         "keep_alive",
         "keeps_alive",
         "method",
+        "preflight",
         "refusal",
         "route",
+        "suffix",
     )
 
     def __init__(
@@ -49,7 +56,8 @@ class RequestTemplate:
         route: Route | None,
         suffix: bytes,
         refusal: Refusal | None,
-        holes: Sequence[bytes] = (),
+        forwarded: Forwarded,
+        holes: Sequence[bytes],
     ) -> None:
         """Describe a head.
 
@@ -59,32 +67,54 @@ class RequestTemplate:
             route: Where it goes.
             suffix: What of the path follows the route's own, and the query.
             refusal: Why it goes nowhere; given wherever `route` is not.
+            forwarded: What the upstream is told of the request's way.
             holes: Lower-case names of the varying fields, in their order; each occurs once in the head.
         """
         self.method = head.method
         self.era = era
         self.route = route
+        self.suffix = suffix
         self.refusal = refusal
         self.http11 = head.http11
         self.keep_alive = head.keep_alive
-        self.keeps_alive = head.keep_alive and head.http11
-        """Whether the connection goes on without a field that says so."""
-        self.host = head.host
         self.is_post = head.method == b"POST"
         self.chunked = head.chunked
         self.has_body = head.has_length or head.chunked or head.method in _WITH_LENGTH
         self.expect_continue = head.expect_continue
-        self._suffix = suffix
-        self._forwarded = head.forwarded
+        origins = head.values(b"origin")
+        self.cors = cors.answer_fields(origins[0]) if origins and refusal is not Refusal.WRONG_ORIGIN else b""
+        """Fields that go into every answer, for a page of another origin to read it; empty without Origin."""
+        self.preflight: bytes | None = None
+        """Fields of the answer to OPTIONS, which the proxy gives; None for other methods."""
+        if head.method == b"OPTIONS":
+            self.preflight = cors.preflight_fields(head.values(b"access-control-request-headers"))
+        self.keeps_alive = head.keep_alive and head.http11 and not self.cors
+        """Whether an answer can be passed on without a field of the proxy's own."""
+        self._lines = head.forwarded
+        self._forwarded = forwarded
         self._holes = tuple(holes)
+        self._mirrored = Mirrored(
+            head.values(b"mcp-protocol-version"), head.values(b"mcp-method"), head.values(_NAME)
+        )
         self._rendered: dict[Origin, tuple[bytes, tuple[int, ...] | None]] = {}
+
+    @property
+    def chain(self) -> bytes:
+        """X-Forwarded-For as received from a trusted proxy; empty otherwise."""
+        return self._forwarded.chain
+
+    def mirrored(self, values: tuple[bytes, ...]) -> Mirrored:
+        """The headers that repeat the body; `values` are those of the varying fields."""
+        if _NAME in self._holes:
+            return self._mirrored._replace(name=(values[self._holes.index(_NAME)],))
+        return self._mirrored
 
     def render(self, origin: Origin, client: bytes, body: bytes, values: tuple[bytes, ...]) -> bytes:
         """The whole request as `origin` gets it.
 
         Args:
             origin: The upstream chosen.
-            client: The client's address, for X-Forwarded-For.
+            client: The address at the other end of the client's connection, for X-Forwarded-For.
             body: The whole body, its coding taken off.
             values: Those of the varying fields, as many as there are holes.
         """
@@ -100,14 +130,13 @@ class RequestTemplate:
 
     def _open(self, origin: Origin) -> tuple[bytes, tuple[int, ...] | None]:
         """The request as a format, and which values it takes; None for all of them."""
-        path, mark, query = self._suffix.partition(b"?")
-        fixed = [
-            b"%b %b%b%b HTTP/1.1\r\n" % (self.method, origin.path_for(path), mark, query),
-            b"Host: %b\r\n" % origin.address.authority,
+        path, mark, query = self.suffix.partition(b"?")
+        pieces = [
+            _literal(b"%b %b%b%b HTTP/1.1\r\n" % (self.method, origin.path_for(path), mark, query)),
+            _literal(b"Host: %b\r\n" % origin.address.authority),
         ]
-        pieces = [_literal(piece) for piece in fixed]
         used = []
-        for lower, name, value in self._forwarded:
+        for lower, name, value in self._lines:
             if lower in origin.replaced:
                 continue
             if lower in self._holes:
@@ -116,9 +145,12 @@ class RequestTemplate:
             else:
                 pieces.append(_literal(b"%b: %b\r\n" % (name, value)))
         pieces.append(_literal(origin.credential_lines))
-        if self.host:
-            pieces.append(_literal(b"X-Forwarded-Host: %b\r\n" % self.host))
-        pieces.append(b"X-Forwarded-Proto: http\r\nAccept-Encoding: identity\r\nX-Forwarded-For: %b\r\n")
+        chain, host, proto = self._forwarded
+        if host:
+            pieces.append(_literal(b"X-Forwarded-Host: %b\r\n" % host))
+        pieces.append(_literal(b"X-Forwarded-Proto: %b\r\n" % proto))
+        pieces.append(b"Accept-Encoding: identity\r\n")
+        pieces.append(b"X-Forwarded-For: %b%%b\r\n" % (_literal(chain) + b", " if chain else b""))
         pieces.append(b"Content-Length: %d\r\n\r\n%b" if self.has_body else b"\r\n")
         return b"".join(pieces), None if len(used) == len(self._holes) else tuple(used)
 

@@ -70,7 +70,6 @@ def supervise(config: Config, *, timing: Timing | None = None, demo: Demo | None
     log.setup(config.log.level, config.log.format, "supervisor")
     setproctitle.setproctitle("shadowcat: supervisor")
     _raise_descriptor_limit()
-    _preload()
     listeners = Listeners(listen_addresses(config), config.workers, config.backlog)
     admin: AdminListener | None = None
     notifier = Notifier(os.environ)
@@ -111,7 +110,26 @@ def _members(
     admin_sockets = [] if admin is None else [admin.socket]
     demo_sockets = [] if demo is None else [demo.socket]
     jitter = random.random
-    members = []
+    # Control first: its imports take longest, and run beside those of the workers.
+    members = [
+        Member(
+            "control",
+            _control_main(config, shared, admin_sockets),
+            Slot(timing, _CONTROL_STOP, jitter),
+            drop=(*listeners.all, *demo_sockets),
+            number=CONTROL,
+            page=shared.page(CONTROL),
+        )
+    ]
+    if demo is not None:
+        members.append(
+            Member(
+                "demo upstream",
+                _named(config, "demo upstream", demo.main),
+                Slot(timing, _DEMO_STOP, jitter),
+                drop=(*listeners.all, *admin_sockets),
+            )
+        )
     for index in range(config.workers):
         name = f"worker {index}"
         members.append(
@@ -119,29 +137,11 @@ def _members(
                 name,
                 _worker_main(config, shared, index, listeners.by_address, name, timing),
                 Slot(timing, config.drain_timeout + timing.kill_grace, jitter),
+                prepare=_preload,
                 drop=(*admin_sockets, *demo_sockets),
                 number=worker_number(index),
                 page=shared.page(worker_number(index)),
                 worker=index,
-            )
-        )
-    members.append(
-        Member(
-            "control",
-            _control_main(config, shared, admin_sockets),
-            Slot(timing, _CONTROL_STOP, jitter),
-            drop=[*listeners.all, *demo_sockets],
-            number=CONTROL,
-            page=shared.page(CONTROL),
-        )
-    )
-    if demo is not None:
-        members.append(
-            Member(
-                "demo upstream",
-                _named(config, "demo upstream", demo.main),
-                Slot(timing, _DEMO_STOP, jitter),
-                drop=[*listeners.all, *admin_sockets],
             )
         )
     return members

@@ -21,6 +21,8 @@ class Member:
     main: Callable[[Lifeline], int]
     """Runs in the child."""
     slot: Slot
+    prepare: Callable[[], None] = lambda: None
+    """Runs in the supervisor before each fork: what it imports, the child has and shares."""
     drop: Sequence[socket.socket] = ()
     """Listening sockets that the child must not hold: a copy nobody accepts from swallows connections."""
     number: int | None = None

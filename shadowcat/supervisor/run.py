@@ -75,6 +75,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._phase = Phase.STARTING
         self._status = 0
+        self._asked = 0.0
         self._listening = True
         self._last_tick = self._judge_from = time.monotonic()
         self._signals = SignalPipe()
@@ -136,7 +137,7 @@ class Supervisor:
                 case signal.SIGTERM | signal.SIGINT:
                     if self._phase in (Phase.STARTING, Phase.SERVING):
                         self._drain(number)
-                    else:
+                    elif time.monotonic() - self._asked >= self._timing.repeat_after:
                         self._stop_now(number)
                 case signal.SIGQUIT:
                     self._stop_now(number)
@@ -210,6 +211,7 @@ class Supervisor:
 
     def _fork(self, member: Member) -> None:
         member.cause = None
+        member.prepare()
         # Objects that exist now are never collected in the child, so that their pages stay shared.
         gc.freeze()
         try:
@@ -261,6 +263,7 @@ class Supervisor:
     def _drain(self, number: signal.Signals) -> None:
         LOGGER.info("%s: finishing what is open; once more stops at once", number.name)
         self._phase = Phase.DRAINING
+        self._asked = time.monotonic()
         self._shared.host.set_draining()
         self._notifier.stopping()
         try:

@@ -27,5 +27,8 @@ class Timing:
     """Time of service after which earlier failures are forgotten."""
     kill_grace: float = 2.0
     """How long a process may exceed the time it was given to stop before it is killed."""
+    repeat_after: float = 0.3
+    """Earliest time at which another SIGTERM means "at once": one request may arrive twice, from a wrapper
+    that passes it on to its child and then to the group (timeout(1) does)."""
     accept_window: float = 0.15
     """How long workers go on accepting after SIGTERM, so that handshakes under way can finish."""

@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shadowcat.mcp.answers import error_body
-from shadowcat.mcp.envelope import Envelope, Fault, Kind, peek, request_id
+from shadowcat.errors import Refusal
+from shadowcat.mcp.envelope import Envelope, Kind, peek, request_id
 from shadowcat.mcp.eras import Era, era_of
 from shadowcat.mcp.mirrored import Mirrored, decode_value, find_disagreement
 
@@ -155,7 +156,7 @@ def text(value: Any) -> str | None:
     return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in value)
 
 
-def reference(body: bytes) -> tuple[Kind, Fault | None, str | None, str | None, str | None]:
+def reference(body: bytes) -> tuple[Kind, Refusal | None, str | None, str | None, str | None]:
     """Kind, fault, method, name and version claim of a body that is not nested too deep."""
     try:
         value = json.loads(
@@ -166,13 +167,13 @@ def reference(body: bytes) -> tuple[Kind, Fault | None, str | None, str | None, 
             parse_constant=refuse,
         )
     except ValueError:
-        return Kind.INVALID, Fault.MALFORMED, None, None, None
+        return Kind.INVALID, Refusal.NOT_JSON, None, None, None
     if isinstance(value, list) and not isinstance(value, Members):
         return Kind.BATCH, None, None, None, None
-    nothing = Kind.INVALID, Fault.NOT_A_MESSAGE, None, None, None
+    nothing = Kind.INVALID, Refusal.NOT_A_MESSAGE, None, None, None
     if not isinstance(value, Members):
         return nothing
-    ambiguous = Kind.INVALID, Fault.AMBIGUOUS, None, None, None
+    ambiguous = Kind.INVALID, Refusal.AMBIGUOUS_KEYS, None, None, None
     if clashes(value, ["jsonrpc", "id", "method", "params", "result", "error"]):
         return ambiguous
     members = dict(value)
@@ -197,7 +198,7 @@ def reference(body: bytes) -> tuple[Kind, Fault | None, str | None, str | None, 
     return Kind.REQUEST if "id" in members else Kind.NOTIFICATION, None, method, name, version
 
 
-def verdict(found: Envelope) -> tuple[Kind, Fault | None, str | None, str | None, str | None]:
+def verdict(found: Envelope) -> tuple[Kind, Refusal | None, str | None, str | None, str | None]:
     return found.kind, found.fault, found.method, found.name, found.version
 
 

@@ -30,7 +30,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 64
     """Keep-alive connections; in the legacy era each one is a session, too."""
     timeout: float = 10.0
-    """For one answer, and for connecting."""
+    """For one answer, for connecting, and for sending after the end what was due before it."""
     tool: str = "echo"
     arguments: dict[str, Any] = {}
     headers: list[tuple[str, str]] = []
@@ -78,7 +78,7 @@ class Result(msgspec.Struct, frozen=True, tag="result", kw_only=True):
 
     plan: Plan
     seconds: float
-    """From the first counted request's due time to the end."""
+    """From the first counted request's due time to the last answer."""
     due: int
     """Requests that were to be sent."""
     answered: int
@@ -86,7 +86,7 @@ class Result(msgspec.Struct, frozen=True, tag="result", kw_only=True):
     events: int
     """Events of all streams."""
     unsent: int
-    """Due, but not sent before the run ended: no connection was free."""
+    """Due, but not sent even a time-out after the end: no connection was free."""
     unanswered: int
     """Sent, but not answered when the time-out had passed."""
     problems: dict[str, int]

@@ -155,7 +155,9 @@ class Run:
         idle = self._idle
         while self._next < self._due and idle:
             self._send(idle.popleft())
-        if elapsed >= self._schedule.duration * SECOND:
+        # What was due in time is still sent afterwards: a backlog at the end is latency, not a failure.
+        over = elapsed - self._schedule.duration * SECOND
+        if over >= 0 and (self._next >= self._due or over >= self._plan.timeout * SECOND):
             self._stop_sending()
 
     def _send(self, connection: Connection) -> None:
@@ -213,15 +215,15 @@ class Run:
         for connection in self._connections:
             if connection.busy and connection not in self._timed_out:
                 self._record_unanswered(connection, now)
-        end = min(now - self._start, int(self._schedule.duration * SECOND))
-        due = self._schedule.due_by(end)
+        elapsed = now - self._start
+        due = self._schedule.due_by(elapsed)
         unsent = range(max(self._next, self._counted_from), due)
         for index in unsent:
-            self._latency.record(end - self._schedule.due_at(index))
+            self._latency.record(elapsed - self._schedule.due_at(index))
         problems = dict(self._problems)
         return Result(
             plan=self._plan,
-            seconds=max(0.0, (end - self._schedule.due_at(self._counted_from)) / SECOND),
+            seconds=max(0.0, (elapsed - self._schedule.due_at(self._counted_from)) / SECOND),
             due=max(0, due - self._counted_from),
             answered=self._answered_counted,
             events=self._events,

@@ -8,9 +8,9 @@ import time
 import msgspec
 import pytest
 
+from shadowcat.errors import Refusal
 from shadowcat.mcp import envelope as envelope_module
-from shadowcat.mcp.envelope import Envelope, Fault, Kind, peek, request_id
-from shadowcat.mcp.eras import Era
+from shadowcat.mcp.envelope import Envelope, Kind, peek, request_id
 
 VERSION = "io.modelcontextprotocol/protocolVersion"
 CALL = b'{"id":1,"method":"tools/call","params":{"name":"echo","arguments":{"name":"x","id":[1]}}}'
@@ -124,7 +124,7 @@ def test_the_id_keeps_its_type_and_spelling(raw: bytes, seen: bytes | None, padd
 )
 def test_what_is_not_json_in_utf8_is_malformed(body: bytes, padding: bytes) -> None:
     found = peek(body + padding)
-    assert (found.kind, found.fault, found.id) == (Kind.INVALID, Fault.MALFORMED, None)
+    assert (found.kind, found.fault, found.id) == (Kind.INVALID, Refusal.NOT_JSON, None)
 
 
 @pytest.mark.parametrize("padding", LENGTHS)
@@ -133,7 +133,7 @@ def test_what_is_not_json_in_utf8_is_malformed(body: bytes, padding: bytes) -> N
 )
 def test_json_that_is_no_message(body: bytes, padding: bytes) -> None:
     found = peek(body + padding)
-    assert (found.kind, found.fault) == (Kind.INVALID, Fault.NOT_A_MESSAGE)
+    assert (found.kind, found.fault) == (Kind.INVALID, Refusal.NOT_A_MESSAGE)
 
 
 def call(members: str) -> str:
@@ -175,13 +175,13 @@ AMBIGUOUS = [
 @pytest.mark.parametrize("body", AMBIGUOUS)
 def test_keys_that_parsers_may_read_differently_are_ambiguous(body: str, padding: bytes) -> None:
     found = peek(body.encode() + padding)
-    assert (found.kind, found.fault, found.id) == (Kind.INVALID, Fault.AMBIGUOUS, b"7")
+    assert (found.kind, found.fault, found.id) == (Kind.INVALID, Refusal.AMBIGUOUS_KEYS, b"7")
 
 
 @pytest.mark.parametrize("second", ['"id":8', '"ID":8', '"\\u0069d":8'])
 def test_an_ambiguous_id_is_not_guessed_where_it_is_the_same_key(second: str) -> None:
     found = peek(f'{{"id":7,"method":"ping",{second}}}'.encode())
-    assert found.fault is Fault.AMBIGUOUS
+    assert found.fault is Refusal.AMBIGUOUS_KEYS
     assert found.id == (b"7" if "ID" in second else None)
 
 
@@ -240,9 +240,9 @@ def test_nesting_is_limited_to_64(opening: str, closing: str, most: int, padding
 
     assert nested(most - 1).fault is None
     assert nested(most).fault is None
-    assert nested(most + 1).fault is Fault.TOO_DEEP
+    assert nested(most + 1).fault is Refusal.TOO_DEEP
     assert nested(most + 1).id == b"7"
-    assert nested(90_000).fault is Fault.TOO_DEEP
+    assert nested(90_000).fault is Refusal.TOO_DEEP
 
 
 @pytest.mark.parametrize(
@@ -254,14 +254,15 @@ def test_brackets_beside_and_in_strings_are_not_depth(text: str) -> None:
 
 def test_an_escaped_backslash_ends_no_escape() -> None:
     deep = "[" * 70 + "]" * 70
-    assert peek(call(f'"name":"a","arguments":["\\\\",{deep}]').encode()).fault is Fault.TOO_DEEP
+    assert peek(call(f'"name":"a","arguments":["\\\\",{deep}]').encode()).fault is Refusal.TOO_DEEP
 
 
 def test_the_fault_decides_the_code_by_era() -> None:
-    assert [fault.code(Era.LEGACY) for fault in Fault] == [-32700, -32600, -32600, -32600, -32600]
-    assert Fault.AMBIGUOUS.code(Era.MODERN) == -32020
-    assert Fault.MALFORMED.code(Era.MODERN) == -32700
-    assert all(fault.message for fault in Fault)
+    faults = (Refusal.NOT_JSON, Refusal.NOT_A_MESSAGE, Refusal.AMBIGUOUS_KEYS, Refusal.TOO_DEEP)
+    assert [fault.code for fault in faults] == [-32700, -32600, -32600, -32600]
+    assert Refusal.AMBIGUOUS_KEYS.modern_code == -32020
+    assert Refusal.NOT_JSON.modern_code == -32700
+    assert {fault.status for fault in faults} == {400}
 
 
 def test_no_character_is_written_longer_than_it_may_be_spelled() -> None:
@@ -336,9 +337,9 @@ def test_a_hostile_mebibyte_does_not_hold_the_loop(body: bytes) -> None:
 
 def test_too_many_members_or_values_to_check_are_refused() -> None:
     many = b",".join(b'"%x":1' % n for n in range(2000))
-    assert peek(b'{"id":7,"method":"x","params":{' + many + b"}}").fault is Fault.TOO_COMPLEX
+    assert peek(b'{"id":7,"method":"x","params":{' + many + b"}}").fault is Refusal.TOO_COMPLEX
     values = b",".join([b"1"] * 70_000)
     twice = b'{"id":7,"method":"x","params":{"a":1,"a":2},"x":[' + values + b"]}"
-    assert peek(twice).fault is Fault.TOO_COMPLEX
+    assert peek(twice).fault is Refusal.TOO_COMPLEX
     assert peek(twice).id == b"7"
     assert peek(b'{"id":7,"method":"x","params":{"b":1,"a":2},"x":[' + values + b"]}").fault is None

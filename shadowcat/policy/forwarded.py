@@ -1,0 +1,80 @@
+"""Who the client is when there are proxies in front: X-Forwarded-* is believed from trusted ones only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import NamedTuple
+
+
+class Forwarded(NamedTuple):
+    """What a request says of its way so far, or what this proxy says of it."""
+
+    chain: bytes
+    """X-Forwarded-For before this proxy adds its peer; empty if there is none."""
+    host: bytes
+    """The Host that the client asked for."""
+    proto: bytes
+    """The scheme that the client used."""
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a numeric address belongs to this machine alone."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
+
+
+class TrustedProxies:
+    """The networks whose X-Forwarded-* fields are believed."""
+
+    __slots__ = ("_networks",)
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        """Raises ValueError for what is no address and no network."""
+        self._networks: list[IPv4Network | IPv6Network] = [ip_network(text) for text in networks]
+
+    def trusts(self, address: str) -> bool:
+        """Whether `address` is one of the trusted proxies; what is no IP address is not."""
+        if not self._networks:
+            return False
+        try:
+            parsed = ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        mapped = getattr(parsed, "ipv4_mapped", None)
+        return any((mapped or parsed) in network for network in self._networks)
+
+    def client_of(self, peer: str, chain: bytes) -> str:
+        """The address of the client: walking back from the peer, the first that is not a trusted proxy.
+
+        Args:
+            peer: The address at the other end of the connection.
+            chain: X-Forwarded-For as received.
+        """
+        address = peer
+        hops = [hop.strip().decode("latin-1") for hop in chain.split(b",")] if chain else []
+        while hops and self.trusts(address):
+            address = hops.pop()
+        return address
+
+
+def describe(
+    fields: Sequence[tuple[bytes, bytes]], host: bytes, *, trusted: bool, scheme: bytes = b"http"
+) -> Forwarded:
+    """What is passed on of a request's way.
+
+    Args:
+        fields: The request's fields, names in lower case.
+        host: Its Host.
+        trusted: Whether it comes from a trusted proxy.
+        scheme: How the request reached this proxy.
+    """
+    if not trusted:
+        return Forwarded(b"", host, scheme)
+    chain = b", ".join(value for name, value in fields if name == b"x-forwarded-for")
+    hosts = [value for name, value in fields if name == b"x-forwarded-host"]
+    protos = [value for name, value in fields if name == b"x-forwarded-proto"]
+    return Forwarded(chain, hosts[0] if hosts else host, protos[0] if protos else scheme)

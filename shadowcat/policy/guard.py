@@ -1,0 +1,72 @@
+"""Which Host and Origin are answered: the defence against DNS rebinding and hostile web pages.
+
+The proxy sends its upstreams their own authority as Host, so their checks no longer see the client's: the
+duty is the proxy's (MCP 2025-11-25 basic/transports, "Security Warning").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from shadowcat.errors import Refusal
+
+LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
+_PORT: Final = re.compile(rb":[0-9]*\Z")
+_ORIGIN: Final = re.compile(rb"(https?)://([^/?#@\s]+)")
+
+
+class Guard:
+    """The hosts and origins of one kind of listener."""
+
+    __slots__ = ("_any_host", "_any_origin", "_hosts", "_origins")
+
+    def __init__(
+        self,
+        public_url: str | None,
+        allowed_hosts: Iterable[str],
+        allowed_origins: Iterable[str],
+        *,
+        loopback: bool,
+    ) -> None:
+        """`loopback` adds the names of this machine: such a listener cannot be reached by other names."""
+        hosts = [host.lower().encode() for host in allowed_hosts]
+        origins = [origin.lower().encode() for origin in allowed_origins]
+        if public_url is not None:
+            parts = urlsplit(public_url)
+            hosts.append(parts.netloc.lower().encode())
+            origins.append(f"{parts.scheme}://{parts.netloc}".lower().encode())
+        if loopback:
+            hosts += [host.encode() for host in LOOPBACK_HOSTS]
+        self._any_host = b"*" in hosts
+        self._any_origin = b"*" in origins
+        self._hosts = frozenset(hosts)
+        self._origins = frozenset(origins)
+
+    def check(self, host: bytes, origins: Sequence[bytes]) -> Refusal | None:
+        """Judge a request head.
+
+        Args:
+            host: Its Host; empty in HTTP/1.0 without one, which no browser sends.
+            origins: All its Origin values.
+        """
+        if host and not self._is_host(host.lower()):
+            return Refusal.WRONG_HOST
+        if origins and (len(origins) > 1 or not self._is_origin(origins[0].lower())):
+            return Refusal.WRONG_ORIGIN
+        return None
+
+    def _is_host(self, host: bytes) -> bool:
+        """An entry without a port stands for all ports."""
+        return self._any_host or host in self._hosts or _PORT.sub(b"", host) in self._hosts
+
+    def _is_origin(self, origin: bytes) -> bool:
+        if origin in self._origins:
+            return True
+        parts = _ORIGIN.fullmatch(origin)
+        if parts is None:
+            return False  # "null", and whatever else is no web origin.
+        host = parts[2]
+        return self._any_origin or host in self._hosts or _PORT.sub(b"", host) in self._hosts
