@@ -8,6 +8,7 @@ checked. The same reader takes the coding off for request bodies and HTTP/1.0 cl
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from shadowcat.http1.fields import TOKEN, is_forbidden_trailer
@@ -18,6 +19,8 @@ _LONGEST_TRAILERS: Final = 8192
 _MOST_TRAILERS: Final = 32
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
+WATCHED: Final = 3
+"""Bytes that tell whether a stream of events stands after a blank line, whichever line ends it uses."""
 
 
 class ChunkError(ValueError):
@@ -30,11 +33,27 @@ class ChunkReader:
     After `feed` returned, `done` tells whether the body is complete; then `excess` holds what followed it.
     """
 
-    __slots__ = ("_decode", "_held", "_in_trailers", "_left", "_trailer_bytes", "_trailers", "done", "excess")
+    __slots__ = (
+        "_decode",
+        "_held",
+        "_in_trailers",
+        "_left",
+        "_trailer_bytes",
+        "_trailers",
+        "_watch",
+        "done",
+        "excess",
+    )
 
-    def __init__(self, *, decode: bool) -> None:
-        """`decode` hands on the content alone, otherwise the framing stays on."""
+    def __init__(self, *, decode: bool, watch: Callable[[bytes], None] | None = None) -> None:
+        """Start at the beginning of a body.
+
+        Args:
+            decode: Hand on the content alone; otherwise the framing stays on.
+            watch: Told of the content as it passes: of each piece only the last WATCHED bytes.
+        """
         self._decode = decode
+        self._watch = watch
         self._held = b""
         self._left = 0
         """Bytes of the current chunk still to come, its closing CRLF included; 0 between chunks."""
@@ -124,6 +143,8 @@ class ChunkReader:
         content = min(take, self._left - 2) if self._left > 2 else 0
         if self._decode and content:
             pieces.append(data[at : at + content])
+        if self._watch is not None and content:
+            self._watch(data[at + max(content - WATCHED, 0) : at + content])
         if self._left <= 2 or take > self._left - 2:
             crlf = data[at + content : at + take]
             if crlf != (b"\r\n" if self._left > 1 else b"\n")[: len(crlf)]:

@@ -21,7 +21,8 @@ _PLAIN: Final = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 _TRIAL: Final = 1024
 """Misses after which a connection that hits less than every other time is left alone, and for how many heads.
 A client with many sessions needs some hundreds of misses before its heads are known."""
-_LENGTH_NAMES: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
+_LENGTH: Final = b"content-length"
+_LENGTH_SIZE: Final = len(b"\r\n%b: " % _LENGTH)
 
 
 class Cut(NamedTuple):
@@ -33,6 +34,8 @@ class Cut(NamedTuple):
     """Which gap between the literals holds Content-Length; -1 if none does."""
     values: tuple[bytes, ...]
     """The values cut out, without Content-Length."""
+    length: int
+    """Content-Length, 0 without one."""
 
     def names(self) -> list[bytes]:
         """The lower-case names of the fields that the values belong to."""
@@ -58,44 +61,44 @@ class Cutter:
     __slots__ = ("_patterns",)
 
     def __init__(self, varying: Sequence[bytes]) -> None:
-        """`varying` are the names of fields whose values are cut out, as peers spell them."""
-        self._patterns = tuple(b"\r\n%b: " % name for name in varying)
+        """`varying` are the lower-case names of the fields whose values are cut out."""
+        self._patterns = tuple(b"\r\n%b: " % name for name in (_LENGTH, *varying))
 
     def cut(self, head: bytes) -> Cut | None:
         """Cut a whole head; None if one of the values is not plain."""
         gaps = []
-        length_start = -1
-        for pattern in _LENGTH_NAMES:
-            at = head.find(pattern)
-            if at >= 0:
-                length_start = at + len(pattern)
-                stop = head.find(b"\r", length_start)
-                if _read_length(head[length_start:stop]) is None:
-                    return None
-                gaps.append((length_start, stop))
-                break
+        # A copy in lower case finds every spelling at 0.1 us per field; one regex for all takes 6.5 us.
+        lower = head.lower()
         for pattern in self._patterns:
-            at = head.find(pattern)
+            at = lower.find(pattern)
             if at >= 0:
                 start = at + len(pattern)
-                stop = head.find(b"\r", start)
-                if not _is_plain(head[start:stop]):
-                    return None
-                gaps.append((start, stop))
-        gaps.sort()
+                gaps.append((start, head.find(b"\r", start)))
+        length_start = (
+            gaps[0][0] if gaps and lower.startswith(self._patterns[0], gaps[0][0] - _LENGTH_SIZE) else -1
+        )
+        if len(gaps) > 1:
+            gaps.sort()
         literals = []
         values = []
         length_at = -1
+        length: int | None = 0
         before = 0
         for index, (start, stop) in enumerate(gaps):
             literals.append(head[before:start])
+            value = head[start:stop]
             before = stop
             if start == length_start:
                 length_at = index
+                length = _read_length(value)
+                if length is None:
+                    return None
+            elif _is_plain(value):
+                values.append(value)
             else:
-                values.append(head[start:stop])
+                return None
         literals.append(head[before:])
-        return Cut(tuple(literals), length_at, tuple(values))
+        return Cut(tuple(literals), length_at, tuple(values), length or 0)
 
 
 class Recall(Generic[_Verdict]):
@@ -141,9 +144,14 @@ class Recall(Generic[_Verdict]):
         entry = self._entry
         return entry is not None and self._match(data, entry)
 
-    def keep(self, entry: Entry[_Verdict], head: bytes) -> bool:
-        """Make `head` the last head. False if it is not one of `entry` after all."""
-        return self._match(head, entry)
+    def keep(self, entry: Entry[_Verdict], cut: Cut, head: bytes) -> None:
+        """Make `head`, of which `cut` was taken and `entry` is the verdict, the last head."""
+        self._entry = entry
+        self._head = head
+        self.verdict = entry.verdict
+        self.values = cut.values
+        self.length = cut.length
+        self.end = len(head)
 
     def forget(self) -> None:
         """Have no last head: an idle connection keeps no token."""

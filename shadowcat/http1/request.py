@@ -8,6 +8,7 @@ limits do not matter. What it accepts although a forwarder must not is refused h
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import httptools
@@ -22,6 +23,24 @@ LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,9}")
 _METHODS: Final = frozenset(
     {b"GET", b"POST", b"DELETE", b"OPTIONS", b"HEAD", b"PUT", b"PATCH", b"TRACE", b"CONNECT"}
 )
+READ: Final = frozenset(
+    {
+        b"access-control-request-headers",
+        b"connection",
+        b"content-length",
+        b"expect",
+        b"host",
+        b"mcp-method",
+        b"mcp-name",
+        b"mcp-protocol-version",
+        b"origin",
+        b"transfer-encoding",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+    }
+)
+"""Fields whose values the proxy acts on; the others are forwarded or dropped unread."""
 _VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
 
 
@@ -47,14 +66,14 @@ class RequestHead(NamedTuple):
     has_length: bool
     chunked: bool
     expect_continue: bool
-    fields: tuple[tuple[bytes, bytes], ...]
-    """All fields in order, names in lower case."""
+    named: Mapping[bytes, Sequence[bytes]]
+    """The values of the fields that the proxy reads (READ), by lower-case name."""
     forwarded: tuple[tuple[bytes, bytes, bytes], ...]
     """The end-to-end fields in order: (lower-case name, name as sent, value)."""
 
-    def values(self, name: bytes) -> list[bytes]:
-        """All values of a field, by its lower-case name."""
-        return [value for field, value in self.fields if field == name]
+    def values(self, name: bytes) -> Sequence[bytes]:
+        """All values of a field of READ, by its lower-case name."""
+        return self.named.get(name, ())
 
 
 class _Collector:
@@ -91,12 +110,18 @@ def parse_request_head(head: bytes, limits: HeadLimits) -> tuple[RequestHead, in
     if len(collector.fields) > limits.fields:
         return Refusal.TOO_MANY_FIELDS
 
-    reading = _FieldReading()
+    named: dict[bytes, list[bytes]] = {}
+    forwarded = []
     for name, value in collector.fields:
-        refusal = reading.add(name, value.strip(b" \t"))
-        if refusal is not None:
-            return refusal
-    return reading.conclude(method, target, http11)
+        lower = name.lower()
+        value = value.strip(b" \t")
+        if lower in READ:
+            named.setdefault(lower, []).append(value)
+        elif b"_" in lower and is_disguised(lower):
+            return Refusal.BAD_FIELD
+        if lower not in NOT_FORWARDED:
+            forwarded.append((lower, name, value))
+    return _conclude(method, target, http11, named, forwarded)
 
 
 def _parse_request_line(line: bytes, limits: HeadLimits) -> tuple[bytes, Target, bool] | Refusal:
@@ -144,87 +169,65 @@ def judge_coding(value: bytes) -> Refusal:
     return Refusal.UNKNOWN_CODING if well_formed and not known else Refusal.BAD_TRANSFER_ENCODING
 
 
-class _FieldReading:
-    """Collects what the fields of one head say, one rule per field name."""
-
-    __slots__ = ("codings", "connection", "expects", "fields", "hosts", "length", "names")
-
-    def __init__(self) -> None:
-        self.fields: list[tuple[bytes, bytes]] = []
-        self.names: list[bytes] = []
-        self.hosts: list[bytes] = []
-        self.codings: list[bytes] = []
-        self.connection: set[bytes] = set()
-        self.expects: list[bytes] = []
-        self.length: int | None = None
-
-    def add(self, name: bytes, value: bytes) -> Refusal | None:
-        lower = name.lower()
-        self.names.append(name)
-        self.fields.append((lower, value))
-        if b"_" in lower and is_disguised(lower):
-            return Refusal.BAD_FIELD
-        if lower == b"content-length":
-            if self.length is not None or not LENGTH.fullmatch(value):
-                return Refusal.BAD_CONTENT_LENGTH
-            self.length = int(value)
-        elif lower == b"host":
-            self.hosts.append(value)
-        elif lower == b"connection":
-            for option in value.lower().split(b","):
-                option = option.strip(b" \t")
-                if option and not may_be_dropped(option):
-                    return Refusal.BAD_CONNECTION
-                self.connection.add(option)
-        elif lower == b"transfer-encoding":
-            self.codings.append(value)
-        elif lower == b"expect":
-            self.expects.append(value.lower())
-        return None
-
-    def conclude(self, method: bytes, target: Target, http11: bool) -> tuple[RequestHead, int] | Refusal:
-        host = self._host(target, http11)
-        if isinstance(host, Refusal):
-            return host
-        if self.codings:
-            if self.length is not None:
-                return Refusal.LENGTH_AND_CODING
-            if len(self.codings) > 1 or not http11:
-                return Refusal.BAD_TRANSFER_ENCODING
-            if self.codings[0].lower() != b"chunked":
-                return judge_coding(self.codings[0])
-        if self.expects and self.expects != [b"100-continue"]:
-            return Refusal.EXPECTATION
-        length = self.length or 0
-        head = RequestHead(
-            method=method,
-            target=target,
-            http11=http11,
-            keep_alive=b"close" not in self.connection and (http11 or b"keep-alive" in self.connection),
-            host=host,
-            has_length=self.length is not None,
-            chunked=bool(self.codings),
-            # An HTTP/1.0 client cannot know what 100 means (RFC 9110 section 10.1.1).
-            expect_continue=bool(self.expects) and http11,
-            fields=tuple(self.fields),
-            forwarded=tuple(
-                (lower, name, value)
-                for name, (lower, value) in zip(self.names, self.fields, strict=True)
-                if lower not in NOT_FORWARDED and lower not in self.connection
-            ),
-        )
-        return head, length
-
-    def _host(self, target: Target, http11: bool) -> bytes | Refusal:
-        if len(self.hosts) > 1 or (http11 and not self.hosts):
-            return Refusal.BAD_HOST
-        host = self.hosts[0] if self.hosts else b""
-        if host and not is_host(host):
-            return Refusal.BAD_HOST
-        if target.authority is not None:
-            if host and host.lower() != target.authority.lower():
-                return Refusal.BAD_HOST
-            return target.authority
-        if http11 and not host:
-            return Refusal.BAD_HOST
+def _conclude(
+    method: bytes,
+    target: Target,
+    http11: bool,
+    named: dict[bytes, list[bytes]],
+    forwarded: list[tuple[bytes, bytes, bytes]],
+) -> tuple[RequestHead, int] | Refusal:
+    """Apply the rules that concern single fields, and how they go together."""
+    lengths = named.get(b"content-length", ())
+    if lengths and (len(lengths) > 1 or not LENGTH.fullmatch(lengths[0])):
+        return Refusal.BAD_CONTENT_LENGTH
+    connection: set[bytes] = set()
+    for value in named.get(b"connection", ()):
+        connection.update(option.strip(b" \t") for option in value.lower().split(b","))
+    connection.discard(b"")
+    if not all(may_be_dropped(option) for option in connection):
+        return Refusal.BAD_CONNECTION
+    host = _judge_host(named.get(b"host", ()), target, http11)
+    if isinstance(host, Refusal):
         return host
+    codings = named.get(b"transfer-encoding", ())
+    if codings:
+        if lengths:
+            return Refusal.LENGTH_AND_CODING
+        if len(codings) > 1 or not http11:
+            return Refusal.BAD_TRANSFER_ENCODING
+        if codings[0].lower() != b"chunked":
+            return judge_coding(codings[0])
+    expects = named.get(b"expect", ())
+    if expects and (len(expects) > 1 or expects[0].lower() != b"100-continue"):
+        return Refusal.EXPECTATION
+    if connection:
+        forwarded = [field for field in forwarded if field[0] not in connection]
+    head = RequestHead(
+        method,
+        target,
+        http11,
+        b"close" not in connection and (http11 or b"keep-alive" in connection),
+        host,
+        bool(lengths),
+        bool(codings),
+        # An HTTP/1.0 client cannot know what 100 means (RFC 9110 section 10.1.1).
+        bool(expects) and http11,
+        named,
+        tuple(forwarded),
+    )
+    return head, int(lengths[0]) if lengths else 0
+
+
+def _judge_host(hosts: Sequence[bytes], target: Target, http11: bool) -> bytes | Refusal:
+    if len(hosts) > 1 or (http11 and not hosts):
+        return Refusal.BAD_HOST
+    host = hosts[0] if hosts else b""
+    if host and not is_host(host):
+        return Refusal.BAD_HOST
+    if target.authority is not None:
+        if host and host.lower() != target.authority.lower():
+            return Refusal.BAD_HOST
+        return target.authority
+    if http11 and not host:
+        return Refusal.BAD_HOST
+    return host

@@ -45,6 +45,7 @@ class ResponseHead(NamedTuple):
     has_length: bool
     chunked: bool
     event_stream: bool
+    """Whether the body is server-sent events, readable as such: not compressed."""
     status_line: bytes
     """As an HTTP/1.1 client gets it, with its CRLF."""
     returned: tuple[tuple[bytes, bytes, bytes], ...]
@@ -90,7 +91,7 @@ def parse_response_head(head: bytes) -> tuple[ResponseHead, int]:
     codings: list[bytes] = []
     connection: set[bytes] = set()
     keep_alive_timeout = None
-    event_stream = False
+    event_stream = encoded = False
     fields: list[tuple[bytes, bytes]] = []
     for name, value in collector.fields:
         lower = name.lower()
@@ -109,6 +110,8 @@ def parse_response_head(head: bytes) -> tuple[ResponseHead, int]:
             keep_alive_timeout = int(timeout[1]) if timeout else None
         elif lower == b"content-type":
             event_stream = value[:17].lower() == b"text/event-stream"
+        elif lower == b"content-encoding":
+            encoded = value.lower() != b"identity"
     if codings and (codings != [b"chunked"] or length is not None or not http11):
         raise BadResponseError("Transfer-Encoding other than chunked, with Content-Length, or in HTTP/1.0")
 
@@ -122,7 +125,7 @@ def parse_response_head(head: bytes) -> tuple[ResponseHead, int]:
         keep_alive_timeout=keep_alive_timeout,
         has_length=length is not None,
         chunked=bool(codings),
-        event_stream=event_stream,
+        event_stream=event_stream and not encoded,
         status_line=b"HTTP/1.1 %d %b\r\n" % (status, match[3] or b""),
         returned=tuple(
             (lower, name, value)

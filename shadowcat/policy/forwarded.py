@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
@@ -62,19 +62,19 @@ class TrustedProxies:
 
 
 def describe(
-    fields: Sequence[tuple[bytes, bytes]], host: bytes, *, trusted: bool, scheme: bytes = b"http"
+    named: Mapping[bytes, Sequence[bytes]], host: bytes, *, trusted: bool, scheme: bytes = b"http"
 ) -> Forwarded:
     """What is passed on of a request's way.
 
     Args:
-        fields: The request's fields, names in lower case.
+        named: The request's X-Forwarded-* values by lower-case name.
         host: Its Host.
         trusted: Whether it comes from a trusted proxy.
         scheme: How the request reached this proxy.
     """
     if not trusted:
         return Forwarded(b"", host, scheme)
-    chain = b", ".join(value for name, value in fields if name == b"x-forwarded-for")
-    hosts = [value for name, value in fields if name == b"x-forwarded-host"]
-    protos = [value for name, value in fields if name == b"x-forwarded-proto"]
-    return Forwarded(chain, hosts[0] if hosts else host, protos[0] if protos else scheme)
+    chain = b", ".join(named.get(b"x-forwarded-for", ()))
+    hosts = named.get(b"x-forwarded-host") or (host,)
+    protos = named.get(b"x-forwarded-proto") or (scheme,)
+    return Forwarded(chain, hosts[0], protos[0])

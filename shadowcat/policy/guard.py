@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from shadowcat.errors import Refusal
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
+_MOST_KNOWN: Final = 64
 _PORT: Final = re.compile(rb":[0-9]*\Z")
 _ORIGIN: Final = re.compile(rb"(https?)://([^/?#@\s]+)")
 
@@ -21,7 +22,7 @@ _ORIGIN: Final = re.compile(rb"(https?)://([^/?#@\s]+)")
 class Guard:
     """The hosts and origins of one kind of listener."""
 
-    __slots__ = ("_any_host", "_any_origin", "_hosts", "_origins")
+    __slots__ = ("_any_host", "_any_origin", "_hosts", "_known", "_origins")
 
     def __init__(
         self,
@@ -43,6 +44,8 @@ class Guard:
         self._any_host = b"*" in hosts
         self._any_origin = b"*" in origins
         self._hosts = frozenset(hosts)
+        self._known: set[bytes] = set()
+        """Hosts found to be accepted, as they were spelled."""
         self._origins = frozenset(origins)
 
     def check(self, host: bytes, origins: Sequence[bytes]) -> Refusal | None:
@@ -52,7 +55,7 @@ class Guard:
             host: Its Host; empty in HTTP/1.0 without one, which no browser sends.
             origins: All its Origin values.
         """
-        if host and not self._is_host(host.lower()):
+        if host and host not in self._known and not self._is_host(host):
             return Refusal.WRONG_HOST
         if origins and (len(origins) > 1 or not self._is_origin(origins[0].lower())):
             return Refusal.WRONG_ORIGIN
@@ -60,7 +63,12 @@ class Guard:
 
     def _is_host(self, host: bytes) -> bool:
         """An entry without a port stands for all ports."""
-        return self._any_host or host in self._hosts or _PORT.sub(b"", host) in self._hosts
+        lower = host.lower()
+        if not (self._any_host or lower in self._hosts or _PORT.sub(b"", lower) in self._hosts):
+            return False
+        if len(self._known) < _MOST_KNOWN:
+            self._known.add(host)
+        return True
 
     def _is_origin(self, origin: bytes) -> bool:
         if origin in self._origins:

@@ -19,18 +19,14 @@ _VERSION: Final = b"mcp-protocol-version"
 _MOST_HEADS: Final = 16_384
 _MOST_BYTES: Final = 16 * 1024 * 1024
 
-# Fields whose value differs in every request of an ordinary client, in the two spellings that clients use.
-_VARYING: Final = tuple(
-    spelling
-    for name in (
-        b"traceparent",
-        b"tracestate",
-        b"x-request-id",
-        b"x-amzn-trace-id",
-        b"mcp-name",
-        b"last-event-id",
-    )
-    for spelling in (name, name.title())
+# Fields whose value differs in every request of an ordinary client.
+_VARYING: Final = (
+    b"traceparent",
+    b"tracestate",
+    b"x-request-id",
+    b"x-amzn-trace-id",
+    b"mcp-name",
+    b"last-event-id",
 )
 
 RequestRecall = Recall[RequestTemplate]
@@ -71,8 +67,9 @@ class RequestHeads:
         if cut is not None:
             entry = self._memo.get(cut.literals)
             recall.count(hit=entry is not None)
-            if entry is not None and recall.keep(entry, head):
-                return entry.verdict, recall.values, recall.length
+            if entry is not None:
+                recall.keep(entry, cut, head)
+                return entry.verdict, cut.values, cut.length
         parsed = parse_request_head(head, self._limits)
         if isinstance(parsed, Refusal):
             return parsed, (), 0
@@ -84,7 +81,7 @@ class RequestHeads:
         if template.refusal is None:
             entry = Entry(cut.literals, cut.length_at, template)
             if self._memo.admit(entry):
-                recall.keep(entry, head)
+                recall.keep(entry, cut, head)
         return template, cut.values, length
 
     def rotate(self) -> None:
@@ -104,14 +101,14 @@ class RequestHeads:
         elif len(versions) > 1:
             refusal = Refusal.REPEATED_VERSION
         refusal = self._guard.check(head.host, head.values(b"origin")) or refusal
-        forwarded = describe(head.fields, head.host, trusted=self._trusted)
+        forwarded = describe(head.named, head.host, trusted=self._trusted)
         return RequestTemplate(head, era, route, suffix + head.target.query, refusal, forwarded, holes)
 
 
 def _holes(head: RequestHead, cut: Cut) -> list[bytes] | None:
     """The names of the fields that were cut; None if the cut and the strict reading do not agree on them."""
     names = cut.names()
-    present = [name for name, _ in head.fields]
+    present = [name for name, _, _ in head.forwarded]
     if head.has_length != (cut.length_at >= 0) or any(present.count(name) != 1 for name in names):
         return None
     return names

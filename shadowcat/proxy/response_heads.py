@@ -10,7 +10,7 @@ from shadowcat.http1.response import Body, ResponseHead, body_of, parse_response
 HEAD_LIMIT: Final = 64 * 1024
 _MOST_HEADS: Final = 4096
 _MOST_BYTES: Final = 4 * 1024 * 1024
-_VARYING: Final = (b"date", b"Date", b"mcp-session-id", b"Mcp-Session-Id", b"x-request-id", b"X-Request-Id")
+_VARYING: Final = (b"date", b"mcp-session-id", b"x-request-id")
 
 
 class ResponseTemplate:
@@ -92,8 +92,9 @@ class ResponseHeads:
         cut = self._cutter.cut(head)
         if cut is not None:
             entry = self._memo.get(cut.literals)
-            if entry is not None and recall.keep(entry, head):
-                return entry.verdict, recall.values, recall.length
+            if entry is not None:
+                recall.keep(entry, cut, head)
+                return entry.verdict, cut.values, cut.length
         description, length = parse_response_head(head)
         names = cut.names() if cut is not None else []
         present = [name for name, _ in description.fields]
@@ -106,7 +107,7 @@ class ResponseHeads:
         template = ResponseTemplate(description, names)
         entry = Entry(cut.literals, cut.length_at, template)
         if self._memo.admit(entry):
-            recall.keep(entry, head)
+            recall.keep(entry, cut, head)
         return template, cut.values, length
 
     def rotate(self) -> None:

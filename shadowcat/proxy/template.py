@@ -22,6 +22,7 @@ from shadowcat.proxy.route import Route
 _WITH_LENGTH: Final = frozenset({b"POST", b"DELETE"})
 """Methods forwarded with a Content-Length even if the body is empty (RFC 9110 section 8.6)."""
 _NAME: Final = b"mcp-name"
+_NOTHING_MIRRORED: Final = Mirrored()
 
 
 class RequestTemplate:
@@ -93,9 +94,11 @@ class RequestTemplate:
         self._lines = head.forwarded
         self._forwarded = forwarded
         self._holes = tuple(holes)
-        self._mirrored = Mirrored(
-            head.values(b"mcp-protocol-version"), head.values(b"mcp-method"), head.values(_NAME)
-        )
+        self._mirrored = _NOTHING_MIRRORED
+        if era is Era.MODERN:
+            self._mirrored = Mirrored(
+                head.values(b"mcp-protocol-version"), head.values(b"mcp-method"), head.values(_NAME)
+            )
         self._rendered: dict[Origin, tuple[bytes, tuple[int, ...] | None]] = {}
 
     @property

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 from shadowcat.errors import Refusal
 from shadowcat.http1.chunks import ChunkError, ChunkReader
 from shadowcat.http1.response import INTERIM, BadResponseError, Body
+from shadowcat.mcp.sse import Boundary
 from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER
 from shadowcat.proxy.response_heads import HEAD_LIMIT, ResponseRecall
 from shadowcat.proxy.wheel import Timed
@@ -47,6 +48,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
 
     __slots__ = (
         "_body",
+        "_boundary",
         "_exchange",
         "_held",
         "_idle_timeout",
@@ -79,6 +81,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._body = Body.NONE
         self._left = 0
         self._reader: ChunkReader | None = None
+        self._boundary: Boundary | None = None
+        """Follows the events of an answer into which comments can be put."""
         self._reusable = True
         self._large = False
         self._paused = False
@@ -202,6 +206,18 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         """Whether the answer may be ended here without cutting a chunk in two."""
         return self._reader is not None and self._reader.at_boundary
 
+    @property
+    def is_between_events(self) -> bool:
+        """Whether a comment may be put into the answer here: after a blank line, and between two chunks. Not
+        while the client has still to take what there is.
+        """
+        return (
+            self._boundary is not None
+            and self._boundary.is_between_events
+            and (self._reader is None or self._reader.at_boundary)
+            and not self._paused
+        )
+
     # The response.
 
     def _answer_whole(self, data: bytes) -> bool:
@@ -256,11 +272,15 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if head.keep_alive_timeout is not None:
             # One second less than the upstream said, so that it does not close while a request is on its way.
             self._idle_timeout = min(self._pool.idle_timeout, max(head.keep_alive_timeout - 1.0, 0.0))
-        self._plane.wheel.set(self, self._sent_at + exchange.waits.answer)
+        if not exchange.is_detached:  # Then the time limit is the detached exchange's own.
+            self._plane.wheel.set(self, self._sent_at + exchange.waits.answer)
         if body is Body.LENGTH:
             self._left = length
-        elif body is Body.CHUNKED:
-            self._reader = ChunkReader(decode=not exchange.template.http11)
+        else:
+            boundary = self._boundary = Boundary() if head.event_stream else None
+            if body is Body.CHUNKED:
+                watch = boundary.feed if boundary is not None else None
+                self._reader = ChunkReader(decode=not exchange.template.http11, watch=watch)
         self._relay(exchange.open(head, values, body, length), data[end:])
 
     def _relay(self, opening: bytes, data: bytes) -> None:
@@ -295,6 +315,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 self._finish(opening)
                 return
             case Body.CLOSE:
+                if self._boundary is not None:
+                    self._boundary.feed(data)
                 data = exchange.frame(data)
         if opening or data:
             exchange.write(opening + data)
