@@ -35,10 +35,8 @@ if TYPE_CHECKING:
     from shadowcat.proxy.upstream import UpstreamConnection
 
 _NANOSECONDS: Final = 1_000_000_000
-QUIET_TIME: Final = 15.0
-"""Seconds without a byte after which a stream of events gets a comment, by which a client that vanished is
-found. SDK servers ping as often, so a comment is rare where they do."""
 _COMMENT: Final = b":\n\n"
+"""An empty comment, and the blank line that keeps the stream between two events."""
 
 
 class State(Enum):
@@ -75,7 +73,6 @@ class Exchange(Timed):
         "_connection",
         "_endless",
         "_pool",
-        "_quiet_time",
         "_repeated",
         "_route",
         "_sent",
@@ -129,8 +126,6 @@ class Exchange(Timed):
         self._repeated = False
         self._status = 0
         self._sent = 0
-        self._quiet_time = inf
-        """Seconds without a byte after which the client gets a comment."""
         self.close_after = False
         """Whether the client connection ends with this answer."""
         self.waits = route.waits(template.method, envelope)
@@ -177,10 +172,8 @@ class Exchange(Timed):
         return self._client is not None and self._tried < route.attempts and route.retries.take()
 
     def on_deadline(self, now: float) -> None:
-        """The wait for a connection was too long, or the stream is quiet."""
-        if self.state is _OPEN:
-            self._comment()
-        elif self.state is _QUEUED:
+        """The wait for a connection was too long."""
+        if self.state is _QUEUED:
             assert self._pool is not None
             self._pool.forget(self)
             self._refuse(Refusal.QUEUE_TIMEOUT, "")
@@ -214,9 +207,6 @@ class Exchange(Timed):
             self._chunked = http11
             self._endless = not http11
             framing = b"Transfer-Encoding: chunked\r\n" if http11 else b""
-            if head.event_stream:
-                self._quiet_time = QUIET_TIME
-                self.plane.wheel.set(self, self.plane.clock() + QUIET_TIME)
         self.close_after = (
             self._endless or not template.keep_alive or self.plane.draining or client.last_request
         )
@@ -257,14 +247,10 @@ class Exchange(Timed):
         if self._client is not None:
             self._sent += len(data)
             self._client.write(data)
-            self.deadline = self.plane.wheel.now + self._quiet_time
 
-    def _comment(self) -> None:
-        """Nothing came for a while: see whether the client is still there."""
-        connection = self._connection
-        if connection is not None and connection.is_between_events:
-            self.write(self.frame(_COMMENT))
-        self.plane.wheel.set(self, self.plane.wheel.now + self._quiet_time)
+    def comment(self) -> None:
+        """Put a comment between two events of an answer without Content-Length."""
+        self.write(self.frame(_COMMENT))
 
     def end(self, rest: bytes) -> None:
         """Hand on the last part of the answer."""
@@ -339,7 +325,6 @@ class Exchange(Timed):
             self._abandon()
         else:
             assert self._connection is not None
-            self.deadline = inf
             self._connection.resume()
             self._connection.limit(plane.clock() + self._route.timeouts.detached)
             plane.detach(self)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from shadowcat.proxy.plane import DataPlane
     from shadowcat.proxy.pool import Pool
 
+QUIET_TIME: Final = 15.0
+"""Seconds without a byte after which a stream of events gets a comment, by which a client that vanished is
+found, and proxies in between are kept from giving up. SDK servers ping as often by themselves."""
 _FLUSH_CHECK: Final = 16 * 1024
 """Requests up to this size fit into an idle connection's socket buffer, so they are flushed when written."""
 
@@ -54,6 +57,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         "_idle_timeout",
         "_large",
         "_left",
+        "_limit",
         "_meters",
         "_paused",
         "_phase",
@@ -82,7 +86,9 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._left = 0
         self._reader: ChunkReader | None = None
         self._boundary: Boundary | None = None
-        """Follows the events of an answer into which comments can be put."""
+        """Follows the events of an answer into which comments may be put; None for every other answer."""
+        self._limit = inf
+        """When the answer has to be complete."""
         self._reusable = True
         self._large = False
         self._paused = False
@@ -130,9 +136,14 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             exchange.cut_off()
 
     def on_deadline(self, now: float) -> None:
-        """Idle for too long, or the upstream is too slow."""
+        """Idle for too long, the upstream is too slow, or its stream is quiet."""
         phase = self._phase
         exchange = self._exchange
+        if phase is _BODY and exchange is not None and now < self._limit:
+            if self._is_between_events:
+                exchange.comment()
+            self._plane.wheel.set(self, min(self._limit, now + QUIET_TIME))
+            return
         self.abandon()
         if exchange is None:
             return
@@ -197,8 +208,10 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             self._transport.resume_reading()
 
     def limit(self, deadline: float) -> None:
-        """The answer has to be complete by then."""
+        """The client left: the answer has to be complete by then, and needs no more comments."""
         if self._phase is not _CLOSED:
+            self._boundary = None
+            self._limit = deadline
             self._plane.wheel.set(self, deadline)
 
     @property
@@ -207,9 +220,9 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         return self._reader is not None and self._reader.at_boundary
 
     @property
-    def is_between_events(self) -> bool:
-        """Whether a comment may be put into the answer here: after a blank line, and between two chunks. Not
-        while the client has still to take what there is.
+    def _is_between_events(self) -> bool:
+        """Whether a comment may be put into the answer here, after a blank line and between two chunks; a
+        client that has still to take what there is needs none.
         """
         return (
             self._boundary is not None
@@ -272,15 +285,19 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if head.keep_alive_timeout is not None:
             # One second less than the upstream said, so that it does not close while a request is on its way.
             self._idle_timeout = min(self._pool.idle_timeout, max(head.keep_alive_timeout - 1.0, 0.0))
-        if not exchange.is_detached:  # Then the time limit is the detached exchange's own.
-            self._plane.wheel.set(self, self._sent_at + exchange.waits.answer)
+        boundary = None
+        if not exchange.is_detached:  # A detached exchange has its limit already.
+            deadline = self._limit = self._sent_at + exchange.waits.answer
+            if head.event_stream and (body is Body.CHUNKED or body is Body.CLOSE):
+                boundary = Boundary()
+                deadline = min(deadline, self._plane.clock() + QUIET_TIME)
+            self._plane.wheel.set(self, deadline)
+        self._boundary = boundary
         if body is Body.LENGTH:
             self._left = length
-        else:
-            boundary = self._boundary = Boundary() if head.event_stream else None
-            if body is Body.CHUNKED:
-                watch = boundary.feed if boundary is not None else None
-                self._reader = ChunkReader(decode=not exchange.template.http11, watch=watch)
+        elif body is Body.CHUNKED:
+            watch = boundary.feed if boundary is not None else None
+            self._reader = ChunkReader(decode=not exchange.template.http11, watch=watch)
         self._relay(exchange.open(head, values, body, length), data[end:])
 
     def _relay(self, opening: bytes, data: bytes) -> None:
@@ -320,6 +337,9 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 data = exchange.frame(data)
         if opening or data:
             exchange.write(opening + data)
+        if self._boundary is not None:
+            # The wheel's own time may be a tick old; a comment that much early does no harm.
+            self.deadline = min(self._limit, self._plane.wheel.now + QUIET_TIME)
 
     def _finish(self, rest: bytes) -> None:
         """The answer is complete: the connection goes back to the pool before the client's next request,

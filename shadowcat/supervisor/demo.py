@@ -113,10 +113,11 @@ def _serve(listener: socket.socket, lifeline: Lifeline) -> int:
     """Run the mock server in the child."""
     from shadowcat.testing.mock_mcp.server import serve
 
+    # A group of its own: Ctrl-C is for the supervisor, which ends this process after the workers.
+    os.setpgid(0, 0)
     # The server's loop knows nothing of the lifeline.
     threading.Thread(target=_end_with_supervisor, args=(lifeline.fileno(),), daemon=True).start()
-    lifeline.ready()
-    return serve(listener)
+    return serve(listener, on_ready=lifeline.ready)
 
 
 def _end_with_supervisor(lifeline: int) -> None:

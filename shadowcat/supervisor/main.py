@@ -14,6 +14,7 @@ import setproctitle
 
 from shadowcat import log
 from shadowcat.config.addresses import listen_addresses, parse_listen
+from shadowcat.config.load import check_files
 from shadowcat.config.model import Config
 from shadowcat.log import LOGGER
 from shadowcat.shm.shared import CONTROL, Lifeline, Shared, worker_number
@@ -64,8 +65,10 @@ def supervise(config: Config, *, timing: Timing | None = None, demo: Demo | None
         The exit status: 0 after a stop that was asked for, 1 if a process could not start.
 
     Raises:
+        ConfigError: A file that the configuration names cannot be read.
         StartError: An address or memory is not to be had; nothing has been started.
     """
+    check_files(config)
     timing = timing or Timing()
     log.setup(config.log.level, config.log.format, "supervisor")
     setproctitle.setproctitle("shadowcat: supervisor")
