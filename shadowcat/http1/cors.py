@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from shadowcat.http1.fields import TOKEN
+
 _ALLOWED_FIELDS: Final = (
     b"content-type, authorization, accept, last-event-id, "
     b"mcp-session-id, mcp-protocol-version, mcp-method, mcp-name"
@@ -36,9 +38,9 @@ def preflight_fields(requested: Sequence[bytes]) -> bytes:
             beforehand, so they are allowed by being asked for.
     """
     names = [name.strip(b" \t").lower() for value in requested for name in value.split(b",")]
-    extra = [name for name in names if name.startswith(_PARAMETER)][:_MOST_PARAMETERS]
+    extra = [name for name in names if name.startswith(_PARAMETER) and TOKEN.fullmatch(name)]
     return (
         b"Access-Control-Allow-Methods: GET, POST, DELETE\r\n"
         b"Access-Control-Allow-Headers: %b\r\n"
         b"Access-Control-Max-Age: %d\r\n"
-    ) % (b", ".join([_ALLOWED_FIELDS, *extra]), _MAX_AGE)
+    ) % (b", ".join([_ALLOWED_FIELDS, *extra[:_MOST_PARAMETERS]]), _MAX_AGE)

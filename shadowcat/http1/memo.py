@@ -22,7 +22,6 @@ _TRIAL: Final = 1024
 """Misses after which a connection that hits less than every other time is left alone, and for how many heads.
 A client with many sessions needs some hundreds of misses before its heads are known."""
 _LENGTH: Final = b"content-length"
-_LENGTH_SIZE: Final = len(b"\r\n%b: " % _LENGTH)
 
 
 class Cut(NamedTuple):
@@ -36,6 +35,11 @@ class Cut(NamedTuple):
     """The values cut out, without Content-Length."""
     length: int
     """Content-Length, 0 without one."""
+
+    def entry(self, verdict: _Verdict) -> Entry[_Verdict]:
+        """What to remember of this head."""
+        marks = tuple(literal[literal.rfind(b"\r") :] for literal in self.literals[:-1])
+        return Entry(self.literals, self.length_at, marks, verdict)
 
     def names(self) -> list[bytes]:
         """The lower-case names of the fields that the values belong to."""
@@ -52,6 +56,8 @@ class Entry(NamedTuple, Generic[_Verdict]):
 
     literals: tuple[bytes, ...]
     length_at: int
+    marks: tuple[bytes, ...]
+    """For each gap, the CRLF, name and colon before it."""
     verdict: _Verdict
 
 
@@ -69,36 +75,56 @@ class Cutter:
         gaps = []
         # A copy in lower case finds every spelling at 0.1 us per field; one regex for all takes 6.5 us.
         lower = head.lower()
+        length_start = -1
         for pattern in self._patterns:
             at = lower.find(pattern)
             if at >= 0:
                 start = at + len(pattern)
+                if pattern is self._patterns[0]:
+                    length_start = start
                 gaps.append((start, head.find(b"\r", start)))
-        length_start = (
-            gaps[0][0] if gaps and lower.startswith(self._patterns[0], gaps[0][0] - _LENGTH_SIZE) else -1
-        )
         if len(gaps) > 1:
             gaps.sort()
-        literals = []
-        values = []
-        length_at = -1
-        length: int | None = 0
-        before = 0
-        for index, (start, stop) in enumerate(gaps):
-            literals.append(head[before:start])
-            value = head[start:stop]
-            before = stop
-            if start == length_start:
-                length_at = index
-                length = _read_length(value)
-                if length is None:
-                    return None
-            elif _is_plain(value):
-                values.append(value)
-            else:
+        length_at = next((index for index, (start, _) in enumerate(gaps) if start == length_start), -1)
+        return _cut_at(head, gaps, length_at)
+
+
+def _cut_alike(head: bytes, entry: Entry[_Verdict]) -> Cut | None:
+    """Cut a head whose fields have the places and, but for the varying values, the lengths of another's.
+
+    A client's requests differ in a token or a session id of the same length. A third of a full cut's cost.
+    None if the fields are not where they are expected, or one of the values is not plain.
+    """
+    gaps = []
+    before = 0
+    for literal, mark in zip(entry.literals, entry.marks, strict=False):
+        start = before + len(literal)
+        if not head.startswith(mark, start - len(mark)):
+            return None
+        before = head.find(b"\r", start)
+        gaps.append((start, before))
+    return _cut_at(head, gaps, entry.length_at)
+
+
+def _cut_at(head: bytes, gaps: Sequence[tuple[int, int]], length_at: int) -> Cut | None:
+    literals = []
+    values = []
+    length: int | None = 0
+    before = 0
+    for index, (start, stop) in enumerate(gaps):
+        literals.append(head[before:start])
+        value = head[start:stop]
+        before = stop
+        if index == length_at:
+            length = _read_length(value)
+            if length is None:
                 return None
-        literals.append(head[before:])
-        return Cut(tuple(literals), length_at, tuple(values), length or 0)
+        elif _is_plain(value):
+            values.append(value)
+        else:
+            return None
+    literals.append(head[before:])
+    return Cut(tuple(literals), length_at, tuple(values), length or 0)
 
 
 class Recall(Generic[_Verdict]):
@@ -153,6 +179,11 @@ class Recall(Generic[_Verdict]):
         self.length = cut.length
         self.end = len(head)
 
+    def cut(self, head: bytes, cutter: Cutter) -> Cut | None:
+        """Cut a head that is not the last one, but probably looks like it."""
+        entry = self._entry
+        return (_cut_alike(head, entry) if entry is not None else None) or cutter.cut(head)
+
     def forget(self) -> None:
         """Have no last head: an idle connection keeps no token."""
         self._entry = None
@@ -175,7 +206,7 @@ class Recall(Generic[_Verdict]):
             self._misses += 1
 
     def _match(self, data: bytes, entry: Entry[_Verdict]) -> bool:
-        literals, length_at, verdict = entry
+        literals, length_at, _, verdict = entry
         first = literals[0]
         if not data.startswith(first):
             return False

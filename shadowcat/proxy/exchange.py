@@ -22,7 +22,7 @@ from shadowcat.http1.response import Body
 from shadowcat.mcp.envelope import Envelope
 from shadowcat.mcp.eras import Era
 from shadowcat.policy.retry import is_repeatable
-from shadowcat.proxy.observe import Observation
+from shadowcat.proxy.observe import Observation, Span
 from shadowcat.proxy.response_heads import ResponseTemplate
 from shadowcat.proxy.route import Route
 from shadowcat.proxy.template import RequestTemplate
@@ -66,8 +66,11 @@ class Exchange(Timed):
     _endless: bool
     """Only the end of the connection tells the client that it has the whole answer."""
     event_stream: bool
+    span: Span | None = None
+    """Set where the request is traced."""
 
     __slots__ = (
+        "_avoid",
         "_chunked",
         "_client",
         "_connection",
@@ -123,6 +126,8 @@ class Exchange(Timed):
         self._connection: UpstreamConnection | None = None
         self._pool: Pool | None = None
         self._tried = 0
+        self._avoid: tuple[Pool, ...] = ()
+        """Upstreams that could not be reached."""
         self._repeated = False
         self._status = 0
         self._sent = 0
@@ -142,7 +147,12 @@ class Exchange(Timed):
     def _attempt(self) -> None:
         route = self._route
         self._tried += 1
-        self._pool = pool = route.balancer.choose(route.pools)
+        pools = route.pools
+        if self._pool is None:
+            pool = route.balancer.choose(pools)
+        else:  # In turn from the one that failed: taking turns with others, it might come round again.
+            pool = pools[(pools.index(self._pool) + 1) % len(pools)]
+        self._pool = pool
         pool.acquire(self)
 
     # From the pool.
@@ -163,6 +173,8 @@ class Exchange(Timed):
         """There is no connection to the chosen upstream: nothing was sent, so any other will do."""
         self.deadline = inf
         if self._may_retry():
+            assert self._pool is not None
+            self._avoid = (*self._avoid, self._pool)
             self._attempt()
         else:
             self._refuse(refusal, detail)
@@ -276,10 +288,10 @@ class Exchange(Timed):
             refusal is Refusal.RESET
             and not answered
             and not self._repeated
-            and self._may_retry()
             and is_repeatable(
                 self.template.method, self.envelope.method if self.envelope is not None else None
             )
+            and self._may_retry()  # Last, because it takes from the budget.
         ):
             # To the same upstream, since the request may belong to a session there, and over a connection
             # that cannot be stale.
@@ -420,5 +432,6 @@ class Exchange(Timed):
                 seconds=plane.clock() - self.started,
                 received=len(self.body),
                 sent=self._sent,
+                span=self.span,
             )
         )

@@ -33,6 +33,7 @@ class Pool:
     __slots__ = (
         "_dialer",
         "_dialling",
+        "_dials",
         "_idle",
         "_limit",
         "_logged_at",
@@ -58,7 +59,10 @@ class Pool:
         self._dialer = Dialer(plane.loop, origin, config.connect_timeout)
         self._idle: list[UpstreamConnection] = []
         self._waiting: deque[Exchange] = deque()
-        self._dialling = 0
+        self._dials = 0
+        self._dialling: set[int] = set()
+        """Numbers of the dials under way. A dial ends here when its connection is made, which is before the
+        task that dialled goes on: whoever comes in between needs a dial of their own."""
         self._open = 0
         self._logged_at = float("-inf")
 
@@ -79,8 +83,9 @@ class Pool:
         """Take an exchange out of the queue: its client left, or it waited too long."""
         self._waiting.remove(exchange)
 
-    def opened(self, connection: UpstreamConnection) -> None:
-        """A dialled connection is there."""
+    def opened(self, connection: UpstreamConnection, dial: int) -> None:
+        """The connection that was dialled under this number is there."""
+        self._dialling.discard(dial)
         self._plane.cells[self.meters.dials] += 1
         self._open += 1
         if self._waiting:
@@ -117,30 +122,31 @@ class Pool:
 
     def _dial_if_needed(self) -> None:
         """Dial for those in the queue for whom no dial is under way yet."""
-        while self._dialling < len(self._waiting) and self._open + self._dialling < self._limit:
-            self._dialling += 1
-            self._plane.spawn(self._dial())
+        dialling = self._dialling
+        while len(dialling) < len(self._waiting) and self._open + len(dialling) < self._limit:
+            self._dials += 1
+            dialling.add(self._dials)
+            self._plane.spawn(self._dial(self._dials))
 
-    async def _dial(self) -> None:
-        failure: OSError | None = None
+    async def _dial(self, number: int) -> None:
         try:
-            await self._dialer.dial(lambda: UpstreamConnection(self._plane, self))
+            await self._dialer.dial(lambda: UpstreamConnection(self._plane, self, number))
         except OSError as error:
-            failure = error
+            if number in self._dialling:
+                self._dialling.discard(number)
+                self._failed(error)
         finally:
-            self._dialling -= 1
-        if failure is None:
-            return
+            self._dialling.discard(number)
+
+    def _failed(self, error: OSError) -> None:
+        """One failed dial answers one exchange: the others have dials of their own."""
         self._plane.cells[self.meters.dial_failures] += 1
-        words = describe_failure(failure)
-        now = self._plane.loop.time()
+        words = describe_failure(error)
+        now = self._plane.clock()
         if now - self._logged_at >= _QUIET:
             self._logged_at = now
             _log.warning("upstream %s: connection failed: %s", self.origin.name, words)
         if self._waiting:
-            # One failed dial answers one exchange: the others have dials of their own under way.
-            exchange = self._waiting.popleft()
-            timed_out = isinstance(failure, TimeoutError) and not isinstance(failure, ConnectionError)
-            reason = Refusal.CONNECT_TIMEOUT if timed_out else Refusal.CONNECT_FAILED
-            exchange.no_connection(reason, words)
+            reason = Refusal.CONNECT_TIMEOUT if isinstance(error, TimeoutError) else Refusal.CONNECT_FAILED
+            self._waiting.popleft().no_connection(reason, f"{self.origin.name}: {words}")
         self._dial_if_needed()

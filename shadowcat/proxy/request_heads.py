@@ -6,7 +6,7 @@ from typing import Final
 
 from shadowcat.config.model import Http
 from shadowcat.errors import Refusal
-from shadowcat.http1.memo import Cut, Cutter, Entry, Memo, Recall
+from shadowcat.http1.memo import Cut, Cutter, Memo, Recall
 from shadowcat.http1.request import HeadLimits, RequestHead, parse_request_head
 from shadowcat.mcp.eras import era_of
 from shadowcat.policy.forwarded import describe
@@ -63,7 +63,7 @@ class RequestHeads:
         Returns:
             The template or the refusal, the varying values, and Content-Length.
         """
-        cut = self._cutter.cut(head) if recall.pays() else None
+        cut = recall.cut(head, self._cutter) if recall.pays() else None
         if cut is not None:
             entry = self._memo.get(cut.literals)
             recall.count(hit=entry is not None)
@@ -79,7 +79,7 @@ class RequestHeads:
             return self._route(description, []), (), length
         template = self._route(description, holes)
         if template.refusal is None:
-            entry = Entry(cut.literals, cut.length_at, template)
+            entry = cut.entry(template)
             if self._memo.admit(entry):
                 recall.keep(entry, cut, head)
         return template, cut.values, length

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from shadowcat.http1.memo import Cutter, Entry, Memo, Recall
+from shadowcat.http1.memo import Cutter, Memo, Recall
 from shadowcat.http1.response import Body, ResponseHead, body_of, parse_response_head
 
 HEAD_LIMIT: Final = 64 * 1024
@@ -89,7 +89,7 @@ class ResponseHeads:
         Raises:
             BadResponseError: The head is malformed, or frames its body in an ambiguous way.
         """
-        cut = self._cutter.cut(head)
+        cut = recall.cut(head, self._cutter)
         if cut is not None:
             entry = self._memo.get(cut.literals)
             if entry is not None:
@@ -105,7 +105,7 @@ class ResponseHeads:
         ):
             return ResponseTemplate(description, []), (), length
         template = ResponseTemplate(description, names)
-        entry = Entry(cut.literals, cut.length_at, template)
+        entry = cut.entry(template)
         if self._memo.admit(entry):
             recall.keep(entry, cut, head)
         return template, cut.values, length

@@ -30,7 +30,8 @@ _FLUSH_CHECK: Final = 16 * 1024
 class Phase(Enum):
     """Where a connection is.
 
-    IDLE -begin-> HEAD -final head-> BODY -end of body-> IDLE or CLOSED; any fault -> CLOSED.
+    CLOSED -connected-> IDLE -begin-> HEAD -final head-> BODY -end of body-> IDLE or CLOSED
+    Any fault leads to CLOSED.
     """
 
     IDLE = "idle"
@@ -52,6 +53,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
     __slots__ = (
         "_body",
         "_boundary",
+        "_dial",
         "_exchange",
         "_held",
         "_idle_timeout",
@@ -72,13 +74,15 @@ class UpstreamConnection(asyncio.Protocol, Timed):
 
     _transport: asyncio.Transport
 
-    def __init__(self, plane: DataPlane, pool: Pool) -> None:
+    def __init__(self, plane: DataPlane, pool: Pool, dial: int) -> None:
+        """`dial` is the number under which the pool knows that this connection is being made."""
         self.deadline = self.filed = inf
         self._plane = plane
         self._meters = plane.meters
         self._sent_at = 0.0
         self._pool = pool
-        self._phase = _IDLE
+        self._dial = dial
+        self._phase = _CLOSED
         self._exchange: Exchange | None = None
         self._held = b""
         self._recall: ResponseRecall = plane.response_heads.recall()
@@ -100,7 +104,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         """The dial, and the TLS handshake if there is one, succeeded."""
         self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass.
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
-        self._pool.opened(self)
+        self._phase = _IDLE
+        self._pool.opened(self, self._dial)
 
     def data_received(self, data: bytes) -> None:
         """The upstream has sent bytes."""
@@ -148,7 +153,11 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if exchange is None:
             return
         if phase is _HEAD:
-            exchange.no_answer(Refusal.FIRST_BYTE_TIMEOUT, answered=False)
+            waits = exchange.waits
+            late = waits.first_byte < waits.answer
+            exchange.no_answer(
+                Refusal.FIRST_BYTE_TIMEOUT if late else Refusal.REQUEST_TIMEOUT, answered=False
+            )
         else:
             exchange.cut_off()
 
