@@ -128,6 +128,18 @@ class Log(Section, frozen=True, kw_only=True):
     format: Literal["text", "json"] = "text"
 
 
+class AccessLog(Section, frozen=True, kw_only=True):
+    """A line per request, without queries, tokens, session ids or arguments. SIGUSR1 opens the file anew."""
+
+    path: str = "-"
+    """A file to append to; "-" for standard output."""
+    format: Literal["text", "json"] = "text"
+    """text: the fields of nginx's "combined", then name=value; json: one object per line."""
+    sample: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    """Share of the successful requests that are logged; those that fail (a status of 400 or more, or an
+    answer that broke off) always are."""
+
+
 class Config(Section, frozen=True, kw_only=True):
     """Everything Shadowcat can be told."""
 
@@ -156,3 +168,5 @@ class Config(Section, frozen=True, kw_only=True):
     routes: list[Route]
     http: Http = Http()
     log: Log = Log()
+    access_log: AccessLog | None = None
+    """Off by default."""

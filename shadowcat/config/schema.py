@@ -53,7 +53,7 @@ _DEFS: Final[dict[str, Any]] = {
         "additionalProperties": False,
     },
 }
-_SCALARS: Final = {str: "string", int: "integer", bool: "boolean"}
+_SCALARS: Final = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
 def json_schema() -> dict[str, Any]:

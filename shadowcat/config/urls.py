@@ -64,6 +64,36 @@ def parse_upstream(url: str) -> UpstreamAddress:
     return UpstreamAddress(cast("Scheme", scheme), host, port, None, shown.encode("ascii"), path)
 
 
+def check_public_url(url: str) -> None:
+    """Accept the URL by which clients know the proxy.
+
+    Raises:
+        ValueError: It is not http or https, or has what no client sends; the message says what to write.
+    """
+    parts = _URL.fullmatch(url)
+    if parts is None or parts["scheme"].lower() not in _DEFAULT_PORTS:
+        raise ValueError(f"not an http(s) URL: write https://mcp.example, not {url.rpartition('@')[2]!r}")
+    if "?" in url or "#" in url:
+        raise ValueError("a query or fragment has no meaning here: remove it")
+    if "@" in parts["authority"]:
+        raise ValueError("user and password do not belong into a URL: remove them")
+    check_path(parts["path"] or "/")
+    check_authority(parts["authority"])
+
+
+def check_authority(text: str) -> None:
+    """Accept a host that clients may ask for, with or without a port.
+
+    Raises:
+        ValueError: It is none; the message says why.
+    """
+    if not text or "/" in text or text.endswith(":"):
+        raise ValueError(f"{text!r} is no host: write mcp.example or mcp.example:8443")
+    if text.count(":") > 1 and not text.startswith("["):
+        raise ValueError(f"an IPv6 address goes into brackets: [{text}]")
+    _host_and_port(text, 0)
+
+
 def upstream_name(upstream: Upstream) -> str:
     """The label of an upstream in metrics, logs and errors: its name, else ``host:port`` or the socket path.
 

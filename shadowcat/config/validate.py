@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -11,7 +13,7 @@ from shadowcat.config.headers import check_header
 from shadowcat.config.model import Config
 from shadowcat.config.structure import build
 from shadowcat.config.units import Duration, Size
-from shadowcat.config.urls import check_path, parse_upstream, upstream_name
+from shadowcat.config.urls import check_authority, check_path, check_public_url, parse_upstream, upstream_name
 from shadowcat.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 MAY_BE_ZERO: Final = frozenset({"drain_timeout", "idle_timeout", "queue_timeout", "detached"})
 """Durations where 0 has a meaning: at once, or not at all. Elsewhere it would refuse every request."""
+
+_ORIGIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]+)")
 
 LONGEST: Final = Duration(365 * 86400)
 """Upper bound of durations: nanoseconds of it fit a 64-bit cell hundreds of times."""
@@ -42,7 +46,9 @@ def semantic_problems(config: Config) -> list[str]:
     return [
         *_quantities(config, ""),
         *_listeners(config),
+        *_callers(config),
         *_limits(config),
+        *_access_log(config),
         *_routes(config.routes),
     ]
 
@@ -71,10 +77,18 @@ def _quantities(section: msgspec.Struct, path: str) -> Iterator[str]:
             for i, item in enumerate(value):
                 if isinstance(item, msgspec.Struct):
                     yield from _quantities(item, f"{where}[{i}]")
-        elif isinstance(value, (Duration, Size)) and value == 0 and key not in MAY_BE_ZERO:
-            yield f"{where}: must be more than 0"
-        elif isinstance(value, Duration) and value > LONGEST:
-            yield f"{where}: must be at most {LONGEST}"
+        elif isinstance(value, dict):
+            for name, item in value.items():
+                yield from _quantity(item, f"{where}.{name}", may_be_zero=False)
+        else:
+            yield from _quantity(value, where, may_be_zero=key in MAY_BE_ZERO)
+
+
+def _quantity(value: Any, where: str, *, may_be_zero: bool) -> Iterator[str]:
+    if isinstance(value, (Duration, Size)) and value == 0 and not may_be_zero:
+        yield f"{where}: must be more than 0"
+    elif isinstance(value, Duration) and value > LONGEST:
+        yield f"{where}: must be at most {LONGEST}"
 
 
 def _listeners(config: Config) -> Iterator[str]:
@@ -93,11 +107,8 @@ def _listeners(config: Config) -> Iterator[str]:
         if address.unix_path is not None:
             # SO_REUSEPORT, on which the slots of the workers rest, does not exist for Unix sockets.
             yield f"{path}: the public listener is TCP: write host:port"
-        elif not address.is_loopback and not config.insecure:
-            yield (
-                f"{path}: {text} can be reached from other machines and no route asks for authentication:"
-                " listen on 127.0.0.1, or set insecure: true"
-            )
+        elif not address.is_loopback:
+            yield from _public_listener(path, text, config)
     if config.admin is None:
         return
     try:
@@ -111,6 +122,64 @@ def _listeners(config: Config) -> Iterator[str]:
             f"admin: {config.admin} can be reached from other machines:"
             " use 127.0.0.1:9090 or unix:/run/shadowcat.sock"
         )
+
+
+def _public_listener(path: str, text: str, config: Config) -> Iterator[str]:
+    if not config.insecure:
+        yield (
+            f"{path}: {text} can be reached from other machines and no route asks for authentication:"
+            " listen on 127.0.0.1, or set insecure: true"
+        )
+    if config.public_url is None and not config.allowed_hosts:
+        yield (
+            f"{path}: {text} can be reached by other names than localhost, and none is accepted: set"
+            ' public_url or allowed_hosts to the names that clients use (["*"] accepts every Host, and so'
+            " does not keep out web pages that rebind their name)"
+        )
+
+
+def _callers(config: Config) -> Iterator[str]:
+    """By which names clients may call, from which pages, and through which proxies."""
+    if config.public_url is not None:
+        try:
+            check_public_url(config.public_url)
+        except ValueError as error:
+            yield f"public_url: {error}"
+    for i, host in enumerate(config.allowed_hosts):
+        try:
+            if host != "*":
+                check_authority(host)
+        except ValueError as error:
+            yield f"allowed_hosts[{i}]: {error}"
+    for i, origin in enumerate(config.allowed_origins):
+        try:
+            if origin != "*":
+                _check_origin(origin)
+        except ValueError as error:
+            yield f"allowed_origins[{i}]: {error}"
+    for i, network in enumerate(config.trusted_proxies):
+        try:
+            ip_network(network)
+        except ValueError:
+            yield f"trusted_proxies[{i}]: {_network_advice(network)}"
+
+
+def _check_origin(text: str) -> None:
+    parts = _ORIGIN.fullmatch(text)
+    if parts is None:
+        raise ValueError(
+            f"{text!r} is no origin: write scheme://host or scheme://host:port, without a path,"
+            " such as https://app.example"
+        )
+    check_authority(parts[1])
+
+
+def _network_advice(text: str) -> str:
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        return f"{text!r} is no IP address and no network: write 10.0.0.0/8, fd00::/8 or 192.0.2.7"
+    return f"{text} has bits set behind its prefix: write {network} for the network, or the address alone"
 
 
 def _duplicate(path: str, address: Address, seen: dict[Address, str]) -> Iterator[str]:
@@ -127,6 +196,14 @@ def _limits(config: Config) -> Iterator[str]:
             f"http.head_limit: {http.head_limit} is less than http.target_limit ({http.target_limit}):"
             " a head holds its target"
         )
+
+
+def _access_log(config: Config) -> Iterator[str]:
+    log = config.access_log
+    if log is not None and (not log.path or "\0" in log.path):
+        yield "access_log.path: not the name of a file: write one, or - for standard output"
+    if log is not None and log.sample != log.sample:  # not a number: no range keeps it out
+        yield "access_log.sample: expected a number from 0 to 1"
 
 
 def _routes(routes: list[Route]) -> Iterator[str]:

@@ -17,6 +17,7 @@ LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 _MOST_KNOWN: Final = 64
 _PORT: Final = re.compile(rb":[0-9]*\Z")
 _ORIGIN: Final = re.compile(rb"(https?)://([^/?#@\s]+)")
+_DEFAULT_PORTS: Final = (("http://", ":80"), ("https://", ":443"))
 
 
 class Guard:
@@ -34,11 +35,12 @@ class Guard:
     ) -> None:
         """`loopback` adds the names of this machine: such a listener cannot be reached by other names."""
         hosts = [host.lower().encode() for host in allowed_hosts]
-        origins = [origin.lower().encode() for origin in allowed_origins]
+        origins = [_serialise(origin) for origin in allowed_origins]
         if public_url is not None:
             parts = urlsplit(public_url)
-            hosts.append(parts.netloc.lower().encode())
-            origins.append(f"{parts.scheme}://{parts.netloc}".lower().encode())
+            public = _serialise(f"{parts.scheme}://{parts.netloc}")
+            hosts.append(public.partition(b"://")[2])
+            origins.append(public)
         if loopback:
             hosts += [host.encode() for host in LOOPBACK_HOSTS]
         self._any_host = b"*" in hosts
@@ -78,3 +80,12 @@ class Guard:
             return False  # "null", and whatever else is no web origin.
         host = parts[2]
         return self._any_origin or host in self._hosts or _PORT.sub(b"", host) in self._hosts
+
+
+def _serialise(origin: str) -> bytes:
+    """An origin as browsers send it: in lower case, without the scheme's own port (RFC 6454 section 6.2)."""
+    text = origin.lower()
+    for scheme, port in _DEFAULT_PORTS:
+        if text.startswith(scheme):
+            text = text.removesuffix(port)
+    return text.encode()

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
+import time
 
+from shadowcat.config import model
 from shadowcat.config.model import Config
+from shadowcat.proxy.access_log import AccessLog
+from shadowcat.proxy.log_file import LogFile
 from shadowcat.proxy.meters import UpstreamMeters
 from shadowcat.proxy.origin import Origin
 from shadowcat.proxy.plane import DataPlane
 from shadowcat.proxy.pool import Pool
 from shadowcat.proxy.route import Route, RouteTable
-from shadowcat.shm.shared import Shared
+from shadowcat.proxy.tracing import trace
+from shadowcat.shm.shared import Shared, worker_number
 
 
 def assemble(config: Config, shared: Shared, process: int, loop: asyncio.AbstractEventLoop) -> DataPlane:
@@ -19,6 +26,7 @@ def assemble(config: Config, shared: Shared, process: int, loop: asyncio.Abstrac
     Raises:
         StartError: Something it needs cannot be used, such as a certificate file.
     """
+    worker = process - worker_number(0)
     plane = DataPlane(config, shared, process, loop)
     routes = []
     for section in config.routes:
@@ -36,4 +44,18 @@ def assemble(config: Config, shared: Shared, process: int, loop: asyncio.Abstrac
         routes.append(route)
     plane.route_table = RouteTable(routes)
     plane.routes = tuple(routes)
+    if config.access_log is not None:
+        plane.observers = (_access_log(config.access_log, plane, shared, worker),)
+    trace(plane, os.environ, worker)
     return plane
+
+
+def _access_log(section: model.AccessLog, plane: DataPlane, shared: Shared, worker: int) -> AccessLog:
+    cell = shared.layout.cell("access_log_dropped_total")
+
+    def count(lines: int) -> None:
+        plane.cells[cell] += lines
+
+    file = LogFile(section.path, "access_log.path", count)
+    # Seeded anew: the state of the module's own generator is the same in all workers.
+    return AccessLog(section, file, worker, plane.clock, time.time, random.Random().random)  # noqa: S311

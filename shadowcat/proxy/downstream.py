@@ -10,7 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from shadowcat.errors import Refusal
-from shadowcat.mcp.envelope import peek, request_id
+from shadowcat.mcp.envelope import Envelope, Kind, peek, request_id
 from shadowcat.mcp.eras import Era
 from shadowcat.policy.forwarded import is_loopback
 from shadowcat.policy.inspect import inspect
@@ -61,9 +61,12 @@ class _Refused(NamedTuple):
     """The request's head; None if it could not be read."""
     body: bytes
     """From which the answer takes the id; empty if it is not whole."""
-    detail: str
-    """What is special about this case; may be empty."""
-    exchange: Exchange | None
+    detail: str = ""
+    """What is special about this case."""
+    values: tuple[bytes, ...] = ()
+    """Those of the head's varying fields, as far as they are known."""
+    envelope: Envelope | None = None
+    exchange: Exchange | None = None
     """The exchange that failed; None if it had not begun."""
 
 
@@ -73,6 +76,8 @@ _ANSWERING: Final = State.ANSWERING
 _LINGERING: Final = State.LINGERING
 _CLOSED: Final = State.CLOSED
 _IDLE: Final = Stage.IDLE
+_INVALID: Final = Kind.INVALID
+_BATCH: Final = Kind.BATCH
 
 
 class ClientConnection(asyncio.Protocol, Timed):
@@ -88,12 +93,13 @@ class ClientConnection(asyncio.Protocol, Timed):
         "_paused",
         "_plane",
         "_reader",
-        "_requests",
+        "_requests_left",
         "_stage",
         "_state",
         "_transport",
         "_working",
         "address",
+        "last_request",
     )
 
     _transport: asyncio.Transport
@@ -111,7 +117,9 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._stage = _IDLE
         """The reader's stage for which the deadline was set."""
         self._exchange: Exchange | None = None
-        self._requests = 0
+        self._requests_left = plane.http.max_requests
+        self.last_request = False
+        """Whether the present request is the last one this connection may carry."""
         self._half_closed = False
         self._paused = False
         """The client's write buffer is full."""
@@ -168,7 +176,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         if exchange is None or exchange.cancelled_by_disconnect:
             # Without an exchange nothing is owed: an unfinished request is not answered.
             return False
-        self._half_closed = True
+        self._half_closed = self.last_request = True
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -241,25 +249,34 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def _begin(self, template: RequestTemplate, values: tuple[bytes, ...], body: bytes) -> None:
         """A request is complete: start its exchange, or refuse it and go on."""
-        self._requests += 1
+        self._requests_left -= 1
+        if self._requests_left <= 0:
+            self.last_request = True
         self._stage = _IDLE
         route = template.route
         if template.refusal is not None or route is None:
-            self._refuse(template.refusal or Refusal.NO_ROUTE, template, body)
+            refusal = template.refusal or Refusal.NO_ROUTE
+            self._refuse(_Refused(refusal, template, body, values=values))
             return
         envelope = None
         if template.is_post:
             envelope = peek(body)
-            objection = inspect(envelope, template.era, template.mirrored(values))
+            kind = envelope.kind
+            if kind is _INVALID or kind is _BATCH or template.is_modern:
+                objection = inspect(envelope, template.era, template.mirrored(values))
+            else:
+                objection = None
             if objection is not None:
-                self._refuse(objection.refusal, template, body, objection.detail)
+                refusal, detail = objection.refusal, objection.detail
+                self._refuse(_Refused(refusal, template, body, detail, values, envelope))
                 return
         elif template.preflight is not None:
-            self._answer_preflight(template, route, template.preflight)
+            self._answer_preflight(template, route, template.preflight, values)
             return
         self._state = _ANSWERING
         self.deadline = inf
-        exchange = self._exchange = Exchange(self._plane, self, template, route, values, body, envelope)
+        plane = self._plane
+        exchange = self._exchange = plane.new_exchange(plane, self, template, route, values, body, envelope)
         exchange.start()
 
     # From the exchange.
@@ -268,11 +285,6 @@ class ClientConnection(asyncio.Protocol, Timed):
         """Send bytes of an answer."""
         self._meters.client_sent += len(data)
         self._transport.write(data)
-
-    @property
-    def last_request(self) -> bool:
-        """Whether the present request is the last one this connection may carry."""
-        return self._half_closed or self._requests >= self._plane.http.max_requests
 
     def exchange_ended(self, *, close: bool) -> None:
         """The answer is complete."""
@@ -285,7 +297,8 @@ class ClientConnection(asyncio.Protocol, Timed):
     def refuse_exchange(self, exchange: Exchange, refusal: Refusal, detail: str) -> None:
         """The exchange could not be carried out; nothing of an answer was sent."""
         self._exchange = None
-        self._answer(_Refused(refusal, exchange.template, exchange.body, detail, exchange))
+        template, values, envelope = exchange.template, exchange.values, exchange.envelope
+        self._answer(_Refused(refusal, template, exchange.body, detail, values, envelope, exchange))
 
     def cut_off(self, *, reset: bool) -> None:
         """The answer broke off. `reset` where a clean end would read as the end of the answer."""
@@ -333,36 +346,33 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def _break_off(self, broken: Broken) -> None:
         """Refuse what was not read to its end: where the next request begins is not known."""
-        self._requests += 1
-        self._refuse(broken.refusal, broken.template, b"", close=True)
+        self._refuse(_Refused(broken.refusal, broken.template, b""), close=True)
 
-    def _answer_preflight(self, template: RequestTemplate, route: Route, fields: bytes) -> None:
+    def _answer_preflight(
+        self, template: RequestTemplate, route: Route, fields: bytes, values: tuple[bytes, ...]
+    ) -> None:
         """Tell a browser, or whoever asks, what may be sent here: no upstream and no credential is needed."""
         self._plane.cells[route.meters.statuses + 204] += 1
         close = not template.keep_alive or self._plane.draining or self.last_request
-        self.write(preflight(template.cors + fields if template.cors else b"", close=close))
+        text = preflight(template.cors + fields if template.cors else b"", close=close)
+        self.write(text)
+        if self._plane.observers:
+            self._tell(template, values, sent=len(text))
         if close:
             self._finish()
         else:
             self._next()
 
-    def _refuse(
-        self,
-        refusal: Refusal,
-        template: RequestTemplate | None,
-        body: bytes,
-        detail: str = "",
-        *,
-        close: bool = False,
-    ) -> None:
+    def _refuse(self, refused: _Refused, *, close: bool = False) -> None:
         """Refuse a request for which there is no exchange."""
+        template = refused.template
         if template is not None and template.route is not None:
-            self._plane.cells[template.route.meters.statuses + refusal.status] += 1
-        self._answer(_Refused(refusal, template, body, detail, None), close=close)
+            self._plane.cells[template.route.meters.statuses + refused.refusal.status] += 1
+        self._answer(refused, close=close)
 
     def _answer(self, refused: _Refused, *, close: bool = False) -> None:
         """Write an answer of the proxy's own. `close` ends the connection even if the refusal does not."""
-        refusal, template, body, detail, _ = refused
+        refusal, template, body, detail, values, _, _ = refused
         plane = self._plane
         plane.cells[self._meters.refusals[refusal]] += 1
         close = close or refusal.close or template is None or not template.keep_alive
@@ -378,31 +388,39 @@ class ClientConnection(asyncio.Protocol, Timed):
         )
         self.write(text)
         if plane.observers:
-            self._tell(refused, len(text))
+            self._tell(template, values, sent=len(text), refused=refused)
         if close:
             self._finish()
         else:
             self._next()
 
-    def _tell(self, refused: _Refused, sent: int) -> None:
-        """Tell the observers of an answer of the proxy's own."""
-        refusal, template, body, _, exchange = refused
+    def _tell(
+        self,
+        template: RequestTemplate | None,
+        values: tuple[bytes, ...],
+        *,
+        sent: int,
+        refused: _Refused | None = None,
+    ) -> None:
+        """Tell the observers of an answer of the proxy's own; without a refusal it was a preflight's."""
         now = self._plane.clock()
+        exchange = refused.exchange if refused is not None else None
         started = exchange.started if exchange is not None else now
         self._plane.observe(
             Observation(
                 client=self.name(template),
                 template=template,
-                values=exchange.values if exchange is not None else (),
-                envelope=exchange.envelope if exchange is not None else None,
+                values=values,
+                envelope=refused.envelope if refused is not None else None,
                 upstream=exchange.upstream if exchange is not None else None,
-                status=refusal.status,
-                refusal=refusal,
+                status=refused.refusal.status if refused is not None else 204,
+                refusal=refused.refusal if refused is not None else None,
                 complete=True,
                 started=started,
                 seconds=now - started,
-                received=len(body),
+                received=len(refused.body) if refused is not None else 0,
                 sent=sent,
+                span=exchange.span if exchange is not None else None,
             )
         )
 

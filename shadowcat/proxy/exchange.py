@@ -70,7 +70,6 @@ class Exchange(Timed):
     """Set where the request is traced."""
 
     __slots__ = (
-        "_avoid",
         "_chunked",
         "_client",
         "_connection",
@@ -125,9 +124,6 @@ class Exchange(Timed):
         self.state = _QUEUED
         self._connection: UpstreamConnection | None = None
         self._pool: Pool | None = None
-        self._tried = 0
-        self._avoid: tuple[Pool, ...] = ()
-        """Upstreams that could not be reached."""
         self._repeated = False
         self._status = 0
         self._sent = 0
@@ -142,17 +138,17 @@ class Exchange(Timed):
         route = self._route
         route.meters.in_flight += 1
         route.retries.requests += 1
-        self._attempt()
-
-    def _attempt(self) -> None:
-        route = self._route
-        self._tried += 1
+        self._tried = 1
         pools = route.pools
-        if self._pool is None:
-            pool = route.balancer.choose(pools)
-        else:  # In turn from the one that failed: taking turns with others, it might come round again.
-            pool = pools[(pools.index(self._pool) + 1) % len(pools)]
-        self._pool = pool
+        self._pool = pool = pools[0] if len(pools) == 1 else route.balancer.choose(pools)
+        pool.acquire(self)
+
+    def _try_next(self) -> None:
+        """Try the upstream after the one that failed; by the turn it might be the same one again."""
+        assert self._pool is not None
+        self._tried += 1
+        pools = self._route.pools
+        self._pool = pool = pools[(pools.index(self._pool) + 1) % len(pools)]
         pool.acquire(self)
 
     # From the pool.
@@ -173,9 +169,7 @@ class Exchange(Timed):
         """There is no connection to the chosen upstream: nothing was sent, so any other will do."""
         self.deadline = inf
         if self._may_retry():
-            assert self._pool is not None
-            self._avoid = (*self._avoid, self._pool)
-            self._attempt()
+            self._try_next()
         else:
             self._refuse(refusal, detail)
 

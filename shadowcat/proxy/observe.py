@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from shadowcat.errors import Refusal
-from shadowcat.mcp.envelope import Envelope
+from shadowcat.mcp.envelope import NAME_KEYS, Envelope
 from shadowcat.proxy.template import RequestTemplate
+
+
+_LONGEST: Final = 128
+"""Characters of a text that the client chose freely. No tool's name is longer (MCP 2025-11-25, server/tools
+"Tool Names"), and a line of the access log stays below PIPE_BUF."""
+
+
+class Span(Protocol):
+    """The request's place in a distributed trace, if it is traced."""
+
+    trace_id: str
+    """32 hexadecimal digits."""
 
 
 class Observation(NamedTuple):
@@ -37,6 +48,42 @@ class Observation(NamedTuple):
     """Bytes of the request's body."""
     sent: int
     """Bytes sent to the client, head included."""
+    span: Span | None
+    """None also where the request was refused before its exchange began."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it went wrong. A GET stream has no end of its own: it may break off at any time."""
+        if self.status >= 400:
+            return True
+        return not self.complete and (self.template is None or self.template.method != b"GET")
 
 
-Observer = Callable[[Observation], None]
+def bounded(text: str) -> str:
+    """A text of any length as it is told."""
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+
+
+def tool_or_prompt(envelope: Envelope) -> str | None:
+    """The name of what a message is about, if it may be told: a resource's URI may have a query with a secret
+    in it, and who knows a task's id has access to the task.
+    """
+    if envelope.name is None or envelope.method is None or NAME_KEYS.get(envelope.method) != "name":
+        return None
+    return bounded(envelope.name)
+
+
+class Observer(Protocol):
+    """Somebody who wants to be told. None of this may block or raise: it runs between two requests."""
+
+    def observe(self, observation: Observation) -> None:
+        """A request was answered, or will not be."""
+
+    def tick(self) -> None:
+        """Some time has passed; called every 0.1 s."""
+
+    def reopen(self) -> None:
+        """Log files were renamed: open them anew."""
+
+    def close(self) -> None:
+        """The worker ends: hand on what is held back."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from shadowcat.config.model import Config
@@ -48,6 +48,7 @@ class DataPlane:
         self.response_heads = ResponseHeads()
         self.routes: tuple[Route, ...] = ()
         self.observers: tuple[Observer, ...] = ()
+        self.new_exchange: Callable[..., Exchange] = Exchange
         self.draining = False
         self._second = loop.time()
         self._forget_at = loop.time() + _FORGET_EVERY
@@ -94,6 +95,13 @@ class DataPlane:
             task.cancel()
         self._publish()
         self._close_idle()
+        for observer in self.observers:
+            observer.close()
+
+    def reopen_logs(self) -> None:
+        """Log files were renamed: open them anew."""
+        for observer in self.observers:
+            observer.reopen()
 
     # For the connections.
 
@@ -109,7 +117,7 @@ class DataPlane:
     def observe(self, observation: Observation) -> None:
         """Tell the observers. Callers check first that there are any."""
         for observer in self.observers:
-            observer(observation)
+            observer.observe(observation)
 
     def connected(self, client: ClientConnection) -> None:
         """A client connected."""
@@ -155,6 +163,8 @@ class DataPlane:
         now = self.loop.time()
         self.wheel.tick(now)
         self._publish()
+        for observer in self.observers:
+            observer.tick()
         if now >= self._second:
             self._second = now + 1.0
             for route in self.routes:

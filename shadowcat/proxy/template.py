@@ -7,6 +7,7 @@ Content-Length, the client's address) are holes, filled when the request is writ
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Final
 
@@ -22,6 +23,8 @@ from shadowcat.proxy.route import Route
 _WITH_LENGTH: Final = frozenset({b"POST", b"DELETE"})
 """Methods forwarded with a Content-Length even if the body is empty (RFC 9110 section 8.6)."""
 _NAME: Final = b"mcp-name"
+_TRACEPARENT: Final = b"traceparent"
+_TRACESTATE: Final = b"tracestate"
 _NOTHING_MIRRORED: Final = Mirrored()
 
 
@@ -34,16 +37,19 @@ class RequestTemplate:
         "_lines",
         "_mirrored",
         "_rendered",
+        "_retraced",
         "chunked",
         "cors",
         "era",
         "expect_continue",
         "has_body",
         "http11",
+        "is_modern",
         "is_post",
         "keep_alive",
         "keeps_alive",
         "method",
+        "path",
         "preflight",
         "refusal",
         "route",
@@ -72,6 +78,7 @@ class RequestTemplate:
             holes: Lower-case names of the varying fields, in their order; each occurs once in the head.
         """
         self.method = head.method
+        self.path = head.target.path
         self.era = era
         self.route = route
         self.suffix = suffix
@@ -79,11 +86,13 @@ class RequestTemplate:
         self.http11 = head.http11
         self.keep_alive = head.keep_alive
         self.is_post = head.method == b"POST"
+        self.is_modern = era is Era.MODERN
         self.chunked = head.chunked
         self.has_body = head.has_length or head.chunked or head.method in _WITH_LENGTH
         self.expect_continue = head.expect_continue
         origins = head.values(b"origin")
-        self.cors = cors.answer_fields(origins[0]) if origins and refusal is not Refusal.WRONG_ORIGIN else b""
+        is_foreign = refusal is Refusal.WRONG_HOST or refusal is Refusal.WRONG_ORIGIN
+        self.cors = cors.answer_fields(origins[0]) if origins and not is_foreign else b""
         """Fields that go into every answer, for a page of another origin to read it; empty without Origin."""
         self.preflight: bytes | None = None
         """Fields of the answer to OPTIONS, which the proxy gives; None for other methods."""
@@ -100,11 +109,65 @@ class RequestTemplate:
                 head.values(b"mcp-protocol-version"), head.values(b"mcp-method"), head.values(_NAME)
             )
         self._rendered: dict[Origin, tuple[bytes, tuple[int, ...] | None]] = {}
+        self._retraced: dict[bool, RequestTemplate] | None = None
 
     @property
     def chain(self) -> bytes:
         """X-Forwarded-For as received from a trusted proxy; empty otherwise."""
         return self._forwarded.chain
+
+    @property
+    def host(self) -> bytes:
+        """The Host the client asked for, seen through trusted proxies."""
+        return self._forwarded.host
+
+    def field(self, name: bytes, values: tuple[bytes, ...]) -> bytes | None:
+        """The value of an end-to-end field, by its lower-case name; None if it is absent or not known.
+
+        `values` are those of the varying fields.
+        """
+        for lower, _, value in self._lines:
+            if lower == name:
+                if name not in self._holes:
+                    return value
+                index = self._holes.index(name)
+                return values[index] if index < len(values) else None
+        return None
+
+    def retraced(
+        self, values: tuple[bytes, ...], traceparent: bytes, *, fresh: bool
+    ) -> tuple[RequestTemplate, tuple[bytes, ...]]:
+        """The same request as the child of another span.
+
+        Args:
+            values: Those of the varying fields.
+            traceparent: What the upstream gets to see (W3C Trace Context section 3.2).
+            fresh: It begins a trace: a tracestate, which belongs to another, goes (section 3.3.1).
+
+        Returns:
+            The template and the values to render.
+        """
+        if not fresh and _TRACEPARENT in self._holes:
+            index = self._holes.index(_TRACEPARENT)
+            return self, (*values[:index], traceparent, *values[index + 1 :])
+        if self._retraced is None:
+            self._retraced = {}
+        found = self._retraced.get(fresh)
+        if found is None:
+            found = self._retraced[fresh] = copy.copy(self)
+            found.expect_traceparent(fresh=fresh)
+        return found, (*values, traceparent)
+
+    def expect_traceparent(self, *, fresh: bool) -> None:
+        """Have a hole for traceparent behind all others, and no other such field; for a copy."""
+        dropped = {_TRACEPARENT, _TRACESTATE} if fresh else {_TRACEPARENT}
+        lines = [line for line in self._lines if line[0] not in dropped]
+        self._lines = (*lines, (_TRACEPARENT, _TRACEPARENT, b""))
+        # A dropped field's hole keeps its place among the values, without a line that takes it.
+        holes = [b"" if name in dropped else name for name in self._holes]
+        self._holes = (*holes, _TRACEPARENT)
+        self._rendered = {}
+        self._retraced = None
 
     def mirrored(self, values: tuple[bytes, ...]) -> Mirrored:
         """The headers that repeat the body; `values` are those of the varying fields."""

@@ -82,6 +82,7 @@ FAMILIES: Final = (
     Family("connections_accepted_total", Kind.COUNTER, "Client connections accepted", per_worker=True),
     Family("detached_exchanges", Kind.GAUGE, "Exchanges that go on upstream after their client went away"),
     Family("mail_dropped_total", Kind.COUNTER, "Commands between processes that found their mailbox full"),
+    Family("access_log_dropped_total", Kind.COUNTER, "Lines of the access log that could not be written"),
 )
 
 BOUNDS: Final = (
