@@ -78,6 +78,7 @@ class Refusal(Enum):
     WRONG_HOST = _Row(421, _INVALID, False, "this proxy does not answer for that Host", "RFC 9110 15.5.20")
     WRONG_ORIGIN = _Row(403, 403, False, "this Origin is not allowed", "MCP transports, security warning")
     REPEATED_VERSION = _Row(400, HEADER_MISMATCH, False, "MCP-Protocol-Version is repeated", "RFC 9110 5.3")
+    CHARSET = _Row(415, _INVALID, False, "JSON is UTF-8; no other charset is accepted", "RFC 8259 8.1")
     # Body: JSON-RPC that the next parser could read in another way, or that nobody can read.
     NOT_JSON = _Row(400, PARSE_ERROR, False, "the body is not JSON in UTF-8", "JSON-RPC 2.0 5.1")
     NOT_A_MESSAGE = _Row(400, _INVALID, False, "the body is not a JSON-RPC message", "JSON-RPC 2.0 4")

@@ -28,6 +28,7 @@ READ: Final = frozenset(
         b"access-control-request-headers",
         b"connection",
         b"content-length",
+        b"content-type",
         b"expect",
         b"host",
         b"mcp-method",

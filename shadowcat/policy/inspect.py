@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import Envelope, Kind
@@ -15,6 +17,22 @@ class Objection(NamedTuple):
 
     refusal: Refusal
     detail: str = ""
+
+
+_CHARSET: Final = re.compile(rb";[ \t]*charset[ \t]*=[ \t]*\"?([^\s\";]*)", re.IGNORECASE)
+_UTF8: Final = frozenset({b"utf-8", b"utf8", b"us-ascii"})
+
+
+def has_foreign_charset(content_types: Sequence[bytes]) -> bool:
+    """Whether a body is announced in another charset than UTF-8.
+
+    A server that believes it would read other keys than the proxy did; in UTF-7, for one, ASCII hides them.
+    """
+    for value in content_types:
+        for charset in _CHARSET.findall(value):
+            if charset.lower() not in _UTF8:
+                return True
+    return False
 
 
 def inspect(envelope: Envelope, era: Era, mirrored: Mirrored) -> Objection | None:

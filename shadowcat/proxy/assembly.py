@@ -57,5 +57,4 @@ def _access_log(section: model.AccessLog, plane: DataPlane, shared: Shared, work
         plane.cells[cell] += lines
 
     file = LogFile(section.path, "access_log.path", count)
-    # Seeded anew: the state of the module's own generator is the same in all workers.
-    return AccessLog(section, file, worker, plane.clock, time.time, random.Random().random)  # noqa: S311
+    return AccessLog(section, file, worker, plane.clock, time.time, random.random)

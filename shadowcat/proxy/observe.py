@@ -8,7 +8,6 @@ from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import NAME_KEYS, Envelope
 from shadowcat.proxy.template import RequestTemplate
 
-
 _LONGEST: Final = 128
 """Characters of a text that the client chose freely. No tool's name is longer (MCP 2025-11-25, server/tools
 "Tool Names"), and a line of the access log stays below PIPE_BUF."""

@@ -11,6 +11,7 @@ from shadowcat.http1.request import HeadLimits, RequestHead, parse_request_head
 from shadowcat.mcp.eras import era_of
 from shadowcat.policy.forwarded import describe
 from shadowcat.policy.guard import Guard
+from shadowcat.policy.inspect import has_foreign_charset
 from shadowcat.proxy.route import RouteTable
 from shadowcat.proxy.template import RequestTemplate
 
@@ -100,6 +101,8 @@ class RequestHeads:
             refusal = Refusal.METHOD
         elif len(versions) > 1:
             refusal = Refusal.REPEATED_VERSION
+        elif has_foreign_charset(head.values(b"content-type")):
+            refusal = Refusal.CHARSET
         refusal = self._guard.check(head.host, head.values(b"origin")) or refusal
         forwarded = describe(head.named, head.host, trusted=self._trusted)
         return RequestTemplate(head, era, route, suffix + head.target.query, refusal, forwarded, holes)

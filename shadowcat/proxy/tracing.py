@@ -1,4 +1,4 @@
-"""Whether requests are traced: OpenTelemetry's standard environment variables alone decide, and configure it."""
+"""Whether requests are traced: OpenTelemetry's standard environment variables decide it, and nothing else."""
 
 from __future__ import annotations
 

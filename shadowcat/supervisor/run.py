@@ -141,6 +141,10 @@ class Supervisor:
                         self._stop_now(number)
                 case signal.SIGQUIT:
                     self._stop_now(number)
+                case signal.SIGUSR1:
+                    LOGGER.info("SIGUSR1: opening log files anew")
+                    for member in self._workers:
+                        self._send(member, signal.SIGUSR1)
                 case signal.SIGHUP:
                     self._notifier.reloading(time.monotonic_ns())
                     LOGGER.warning(

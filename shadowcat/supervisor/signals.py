@@ -8,9 +8,7 @@ import signal
 from types import FrameType
 from typing import Final
 
-_HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
-# Kept for the logs' reopening; its default action would end the process.
-_IGNORED: Final = (signal.SIGUSR1,)
+_HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class SignalPipe:
@@ -24,8 +22,6 @@ class SignalPipe:
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in _HANDLED:
             signal.signal(number, _nothing)
-        for number in _IGNORED:
-            signal.signal(number, signal.SIG_IGN)
 
     def fileno(self) -> int:
         """Readable when a signal has come."""
@@ -40,7 +36,7 @@ class SignalPipe:
     def restore(self) -> None:
         """Give the signals their default actions back."""
         signal.set_wakeup_fd(-1)
-        for number in (*_HANDLED, *_IGNORED):
+        for number in _HANDLED:
             signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
         self.close()
 

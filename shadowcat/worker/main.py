@@ -67,6 +67,9 @@ def run(
         from shadowcat.proxy.assembly import assemble as assemble_proxy
 
         assemble = assemble_proxy
+    # Asked to open its log anew while it starts, the worker does so once it can: the file that it opens first
+    # may be the one that was renamed.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     page = shared.page(worker_number(slot))
     page.begin(os.getpid(), time.monotonic_ns())
     loop = uvloop.new_event_loop()
@@ -117,6 +120,8 @@ class _Worker:
         loop.add_reader(self._mail.fileno(self._number), self._read_mail)
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         loop.add_signal_handler(signal.SIGQUIT, self._quit)
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
         self._data_plane.start()
         await self._acceptors.open(self._slot)
         self._beat()
@@ -177,6 +182,9 @@ class _Worker:
     def _give_up(self) -> None:
         LOGGER.warning("drain_timeout is over: %d connections cut off", self._data_plane.open_connections)
         self._quit()
+
+    def _reopen_logs(self) -> None:
+        self._data_plane.reopen_logs()
 
     def _quit(self) -> None:
         self._data_plane.abort()
