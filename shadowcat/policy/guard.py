@@ -7,7 +7,7 @@ duty is the proxy's (MCP 2025-11-25 basic/transports, "Security Warning").
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -28,14 +28,14 @@ class Guard:
     def __init__(
         self,
         public_url: str | None,
-        allowed_hosts: Iterable[str],
-        allowed_origins: Iterable[str],
+        allowed_hosts: Collection[str],
+        allowed_origins: Collection[str],
         *,
         loopback: bool,
     ) -> None:
         """`loopback` adds the names of this machine: such a listener cannot be reached by other names."""
-        hosts = [host.lower().encode() for host in allowed_hosts]
-        origins = [_serialise(origin) for origin in allowed_origins]
+        hosts = [host.lower().encode() for host in allowed_hosts if host != "*"]
+        origins = [_serialise(origin) for origin in allowed_origins if origin != "*"]
         if public_url is not None:
             parts = urlsplit(public_url)
             public = _serialise(f"{parts.scheme}://{parts.netloc}")
@@ -43,8 +43,8 @@ class Guard:
             origins.append(public)
         if loopback:
             hosts += [host.encode() for host in LOOPBACK_HOSTS]
-        self._any_host = b"*" in hosts
-        self._any_origin = b"*" in origins
+        self._any_host = "*" in allowed_hosts
+        self._any_origin = "*" in allowed_origins
         self._hosts = frozenset(hosts)
         self._known: set[bytes] = set()
         """Hosts found to be accepted, as they were spelled."""

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
+import sys
 from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from shadowcat.errors import Refusal
-from shadowcat.mcp.envelope import Envelope, Kind, peek, request_id
-from shadowcat.mcp.eras import Era
+from shadowcat.mcp.envelope import Kind, peek
 from shadowcat.policy.forwarded import is_loopback
 from shadowcat.policy.inspect import inspect
-from shadowcat.proxy.answers import CONTINUE, answer, preflight
+from shadowcat.proxy.answers import CONTINUE
 from shadowcat.proxy.exchange import Exchange
-from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER
-from shadowcat.proxy.observe import Observation
+from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER, reset, unacknowledged
+from shadowcat.proxy.own_answer import OwnAnswer
 from shadowcat.proxy.request_reader import Broken, RequestReader, Stage
-from shadowcat.proxy.route import Route
 from shadowcat.proxy.template import RequestTemplate
 from shadowcat.proxy.wheel import TICK, Timed
 
@@ -53,23 +50,6 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class _Refused(NamedTuple):
-    """A request that is answered by the proxy itself."""
-
-    refusal: Refusal
-    template: RequestTemplate | None
-    """The request's head; None if it could not be read."""
-    body: bytes
-    """From which the answer takes the id; empty if it is not whole."""
-    detail: str = ""
-    """What is special about this case."""
-    values: tuple[bytes, ...] = ()
-    """Those of the head's varying fields, as far as they are known."""
-    envelope: Envelope | None = None
-    exchange: Exchange | None = None
-    """The exchange that failed; None if it had not begun."""
-
-
 # An Enum member costs three look-ups; these run several times per request.
 _READING: Final = State.READING
 _ANSWERING: Final = State.ANSWERING
@@ -97,6 +77,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         "_stage",
         "_state",
         "_transport",
+        "_unsent",
         "_working",
         "address",
         "last_request",
@@ -125,6 +106,8 @@ class ClientConnection(asyncio.Protocol, Timed):
         """The client's write buffer is full."""
         self._working = False
         self._discarded = 0
+        self._unsent = 0
+        """Bytes of the last answer that the client has not taken, when it was last looked."""
 
     # From the event loop.
 
@@ -152,6 +135,9 @@ class ClientConnection(asyncio.Protocol, Timed):
         if state is _READING:
             if reader.buffer:
                 reader.buffer += data
+                if self._paused and len(reader.buffer) > _PIPELINE_LIMIT:
+                    self._lose()
+                    return
             else:
                 if reader.stage is _IDLE and not self._paused:
                     # The short way, for a request like the one before that came in one read.
@@ -173,8 +159,13 @@ class ClientConnection(asyncio.Protocol, Timed):
     def eof_received(self) -> bool:
         """The client will send no more. Returns whether the connection stays open for an answer."""
         exchange = self._exchange
-        if exchange is None or exchange.cancelled_by_disconnect:
-            # Without an exchange nothing is owed: an unfinished request is not answered.
+        if exchange is None:
+            return False  # Nothing is owed: an unfinished request is not answered.
+        if exchange.cancelled_by_disconnect:
+            # Now, and not once everything is flushed: a client that has stopped reading would put that off.
+            self._exchange = None
+            exchange.client_left()
+            self._lose()
             return False
         self._half_closed = self.last_request = True
         return True
@@ -206,7 +197,9 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def on_deadline(self, now: float) -> None:
         """The client is too slow, or idle for too long."""
-        if self._state is not _READING or self._paused:
+        if self._state is _LINGERING and self._unsent:
+            self._linger()
+        elif self._state is not _READING or self._paused:
             self._lose()  # It has taken nothing of its answer for too long, or lingers.
         elif self._reader.stage is Stage.HEAD:
             self._break_off(self._reader.broken(Refusal.HEAD_TIMEOUT))
@@ -256,7 +249,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         route = template.route
         if template.refusal is not None or route is None:
             refusal = template.refusal or Refusal.NO_ROUTE
-            self._refuse(_Refused(refusal, template, body, values=values))
+            self._answer(OwnAnswer(refusal, template, body, values=values))
             return
         envelope = None
         if template.is_post:
@@ -268,10 +261,10 @@ class ClientConnection(asyncio.Protocol, Timed):
                 objection = None
             if objection is not None:
                 refusal, detail = objection.refusal, objection.detail
-                self._refuse(_Refused(refusal, template, body, detail, values, envelope))
+                self._answer(OwnAnswer(refusal, template, body, detail, values, envelope))
                 return
         elif template.preflight is not None:
-            self._answer_preflight(template, route, template.preflight, values)
+            self._answer(OwnAnswer(None, template, values=values))
             return
         self._state = _ANSWERING
         self.deadline = inf
@@ -298,7 +291,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         """The exchange could not be carried out; nothing of an answer was sent."""
         self._exchange = None
         template, values, envelope = exchange.template, exchange.values, exchange.envelope
-        self._answer(_Refused(refusal, template, exchange.body, detail, values, envelope, exchange))
+        self._answer(OwnAnswer(refusal, template, exchange.body, detail, values, envelope, exchange))
 
     def cut_off(self, *, reset: bool) -> None:
         """The answer broke off. `reset` where a clean end would read as the end of the answer."""
@@ -346,83 +339,25 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def _break_off(self, broken: Broken) -> None:
         """Refuse what was not read to its end: where the next request begins is not known."""
-        self._refuse(_Refused(broken.refusal, broken.template, b""), close=True)
+        self._answer(OwnAnswer(broken.refusal, broken.template), close=True)
 
-    def _answer_preflight(
-        self, template: RequestTemplate, route: Route, fields: bytes, values: tuple[bytes, ...]
-    ) -> None:
-        """Tell a browser, or whoever asks, what may be sent here: no upstream and no credential is needed."""
-        self._plane.cells[route.meters.statuses + 204] += 1
-        close = not template.keep_alive or self._plane.draining or self.last_request
-        text = preflight(template.cors + fields if template.cors else b"", close=close)
-        self.write(text)
-        if self._plane.observers:
-            self._tell(template, values, sent=len(text))
-        if close:
-            self._finish()
-        else:
-            self._next()
-
-    def _refuse(self, refused: _Refused, *, close: bool = False) -> None:
-        """Refuse a request for which there is no exchange."""
-        template = refused.template
-        if template is not None and template.route is not None:
-            self._plane.cells[template.route.meters.statuses + refused.refusal.status] += 1
-        self._answer(refused, close=close)
-
-    def _answer(self, refused: _Refused, *, close: bool = False) -> None:
-        """Write an answer of the proxy's own. `close` ends the connection even if the refusal does not."""
-        refusal, template, body, detail, values, _, _ = refused
+    def _answer(self, own: OwnAnswer, *, close: bool = False) -> None:
+        """Answer without an upstream. `close` ends the connection even if nothing else does."""
         plane = self._plane
-        plane.cells[self._meters.refusals[refusal]] += 1
-        close = close or refusal.close or template is None or not template.keep_alive
-        close = close or plane.draining or self.last_request
-        text = answer(
-            refusal,
-            template.era if template else Era.LEGACY,
-            request_id(body),
-            detail=detail,
-            fields=template.cors if template else b"",
-            close=close,
-            head=template is not None and template.method == b"HEAD",
-        )
+        if own.refusal is not None:
+            plane.cells[self._meters.refusals[own.refusal]] += 1
+        # An exchange has counted its status itself.
+        if own.exchange is None and own.template is not None and own.template.route is not None:
+            plane.cells[own.template.route.meters.statuses + own.status] += 1
+        close = close or own.closes or plane.draining or self.last_request
+        text = own.render(close=close)
         self.write(text)
         if plane.observers:
-            self._tell(template, values, sent=len(text), refused=refused)
+            plane.observe(own.observation(self.name(own.template), plane.clock(), len(text)))
         if close:
             self._finish()
         else:
             self._next()
-
-    def _tell(
-        self,
-        template: RequestTemplate | None,
-        values: tuple[bytes, ...],
-        *,
-        sent: int,
-        refused: _Refused | None = None,
-    ) -> None:
-        """Tell the observers of an answer of the proxy's own; without a refusal it was a preflight's."""
-        now = self._plane.clock()
-        exchange = refused.exchange if refused is not None else None
-        started = exchange.started if exchange is not None else now
-        self._plane.observe(
-            Observation(
-                client=self.name(template),
-                template=template,
-                values=values,
-                envelope=refused.envelope if refused is not None else None,
-                upstream=exchange.upstream if exchange is not None else None,
-                status=refused.refusal.status if refused is not None else 204,
-                refusal=refused.refusal if refused is not None else None,
-                complete=True,
-                started=started,
-                seconds=now - started,
-                received=len(refused.body) if refused is not None else 0,
-                sent=sent,
-                span=exchange.span if exchange is not None else None,
-            )
-        )
 
     def name(self, template: RequestTemplate | None) -> str:
         """The client's address, seen through trusted proxies."""
@@ -435,17 +370,28 @@ class ClientConnection(asyncio.Protocol, Timed):
             self._close()
         elif not self._transport.is_closing():
             self._state = _LINGERING
+            self._unsent = sys.maxsize
             self._transport.write_eof()
-            self._plane.wheel.set(self, self._plane.clock() + _LINGER_TIME)
+            self._linger()
+
+    def _linger(self) -> None:
+        """Wait for the client to close. Its time runs once it has the whole answer, and until then as long as
+        it takes some of it.
+        """
+        unsent = self._transport.get_write_buffer_size() + unacknowledged(self._transport)
+        if unsent >= self._unsent:
+            self._lose()
+            return
+        self._unsent = unsent
+        timeout = self._plane.http.write_timeout if unsent else _LINGER_TIME
+        self._plane.wheel.set(self, self._plane.clock() + timeout)
 
     def _close(self) -> None:
         self._state = _CLOSED
+        self._plane.wheel.set(self, self._plane.clock() + self._plane.http.write_timeout)
         self._transport.close()
 
     def _lose(self) -> None:
         """Cut the connection so that the client notices."""
         self._state = _CLOSED
-        raw = self._transport.get_extra_info("socket")
-        if raw is not None:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._transport.abort()
+        reset(self._transport)

@@ -1,10 +1,36 @@
-"""Write buffer bounds, the same on both sides."""
+"""How a connection is filled, and how it ends: the same on both sides."""
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
+import socket
+import struct
+import termios
 from typing import Final
 
 HIGH_WATER: Final = 64 * 1024
 """Bytes not yet taken by the kernel at which the other side is no longer read."""
 LOW_WATER: Final = 16 * 1024
 """Bytes at which reading goes on. uvloop's own default is 16 bytes, so a stream would stall for a round."""
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
+
+
+def unacknowledged(transport: asyncio.Transport) -> int:
+    """Bytes that the kernel has taken and the peer has not (SIOCOUTQ); 0 if that cannot be known."""
+    raw = transport.get_extra_info("socket")
+    if raw is None or raw.fileno() < 0:
+        return 0
+    try:
+        answer: bytes = fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return 0
+    return int.from_bytes(answer, "little")
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Cut a connection so that the peer notices: uvloop's abort alone sends FIN, which may read as an end."""
+    raw = transport.get_extra_info("socket")
+    if raw is not None and raw.fileno() >= 0:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    transport.abort()

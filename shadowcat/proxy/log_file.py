@@ -109,7 +109,9 @@ class LogFile:
         self._torn = False
 
     def close(self) -> None:
-        """Write what there is, and close."""
+        """Write what there is, and close; once more does nothing."""
+        if self._fd < 0:
+            return
         self.flush()
         if self._lines:
             self._lost(len(self._lines))
@@ -162,3 +164,4 @@ class LogFile:
             self._socket.close()
         else:
             os.close(self._fd)
+        self._fd = -1

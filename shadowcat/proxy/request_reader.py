@@ -137,10 +137,13 @@ class RequestReader:
 
     def _check_part(self, data: bytes) -> Broken | None:
         """Check as much as there is of a head."""
+        if not data:
+            return None  # An empty line between requests is not the beginning of one.
         line_end = data.find(b"\n")
         if line_end == 0 or (line_end > 0 and data[line_end - 1 : line_end] != b"\r"):
             return self.broken(Refusal.BAD_REQUEST_LINE)
-        if line_end < 0 and len(data) > self._http.target_limit + _LONGEST_METHOD_AND_VERSION:
+        line = len(data) if line_end < 0 else line_end
+        if line > self._http.target_limit + _LONGEST_METHOD_AND_VERSION:
             return self.broken(Refusal.TARGET_TOO_LONG)
         if len(data) >= self._http.head_limit:
             return self.broken(Refusal.HEAD_TOO_LARGE)

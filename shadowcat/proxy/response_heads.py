@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from shadowcat.http1.memo import Cutter, Memo, Recall
+from shadowcat.http1.render import as_format
 from shadowcat.http1.response import Body, ResponseHead, body_of, parse_response_head
 
 HEAD_LIMIT: Final = 64 * 1024
@@ -38,11 +39,10 @@ class ResponseTemplate:
         self.chunked = head.chunked
         self.has_length = head.has_length
         self.event_stream = head.event_stream
-        self._format = head.status_line.replace(b"%", b"%%") + b"".join(
-            b"%b: %%b\r\n" % name if lower in holes else b"%b: %b\r\n" % (name, value.replace(b"%", b"%%"))
+        self._format = as_format(head.status_line) + b"".join(
+            as_format(name) + b": %b\r\n" if lower in holes else as_format(b"%b: %b\r\n" % (name, value))
             for lower, name, value in head.returned
         )
-
         self._whole = self._format + b"Content-Length: %d\r\n\r\n%b"
         self.ordinary = (
             head.keep_alive
@@ -97,7 +97,7 @@ class ResponseHeads:
                 return entry.verdict, cut.values, cut.length
         description, length = parse_response_head(head)
         names = cut.names() if cut is not None else []
-        present = [name for name, _ in description.fields]
+        present = [name for name, _, _ in description.returned]
         if (
             cut is None
             or description.has_length != (cut.length_at >= 0)

@@ -13,6 +13,7 @@ from typing import Final
 
 from shadowcat.errors import Refusal
 from shadowcat.http1 import cors
+from shadowcat.http1.render import as_format
 from shadowcat.http1.request import RequestHead
 from shadowcat.mcp.eras import Era
 from shadowcat.mcp.mirrored import Mirrored
@@ -198,8 +199,8 @@ class RequestTemplate:
         """The request as a format, and which values it takes; None for all of them."""
         path, mark, query = self.suffix.partition(b"?")
         pieces = [
-            _literal(b"%b %b%b%b HTTP/1.1\r\n" % (self.method, origin.path_for(path), mark, query)),
-            _literal(b"Host: %b\r\n" % origin.address.authority),
+            as_format(b"%b %b%b%b HTTP/1.1\r\n" % (self.method, origin.path_for(path), mark, query)),
+            as_format(b"Host: %b\r\n" % origin.address.authority),
         ]
         used = []
         for lower, name, value in self._lines:
@@ -207,20 +208,15 @@ class RequestTemplate:
                 continue
             if lower in self._holes:
                 used.append(self._holes.index(lower))
-                pieces.append(_literal(name) + b": %b\r\n")
+                pieces.append(as_format(name) + b": %b\r\n")
             else:
-                pieces.append(_literal(b"%b: %b\r\n" % (name, value)))
-        pieces.append(_literal(origin.credential_lines))
+                pieces.append(as_format(b"%b: %b\r\n" % (name, value)))
+        pieces.append(as_format(origin.credential_lines))
         chain, host, proto = self._forwarded
         if host:
-            pieces.append(_literal(b"X-Forwarded-Host: %b\r\n" % host))
-        pieces.append(_literal(b"X-Forwarded-Proto: %b\r\n" % proto))
+            pieces.append(as_format(b"X-Forwarded-Host: %b\r\n" % host))
+        pieces.append(as_format(b"X-Forwarded-Proto: %b\r\n" % proto))
         pieces.append(b"Accept-Encoding: identity\r\n")
-        pieces.append(b"X-Forwarded-For: %b%%b\r\n" % (_literal(chain) + b", " if chain else b""))
+        pieces.append(b"X-Forwarded-For: %b%%b\r\n" % (as_format(chain) + b", " if chain else b""))
         pieces.append(b"Content-Length: %d\r\n\r\n%b" if self.has_body else b"\r\n")
         return b"".join(pieces), None if len(used) == len(self._holes) else tuple(used)
-
-
-def _literal(text: bytes) -> bytes:
-    """Text as it stands in a format."""
-    return text.replace(b"%", b"%%")

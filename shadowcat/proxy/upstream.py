@@ -266,31 +266,32 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if self._held:
             data = self._held + data
         recall = self._recall
-        if recall.match(data):
-            head, values, length, end = recall.verdict, recall.values, recall.length, recall.end
-        else:
-            end = data.find(b"\r\n\r\n") + 4
-            if end < 4:
-                self._held = data
-                if len(data) > HEAD_LIMIT:
+        while True:
+            if recall.match(data):
+                head, values, length, end = recall.verdict, recall.values, recall.length, recall.end
+            else:
+                end = data.find(b"\r\n\r\n", 0, HEAD_LIMIT) + 4
+                if end < 4:
+                    self._held = data
+                    if len(data) >= HEAD_LIMIT:
+                        self._fail()
+                    return
+                try:
+                    head, values, length = self._plane.response_heads.read(data[:end], recall)
+                except BadResponseError:
                     self._fail()
-                return
-            try:
-                head, values, length = self._plane.response_heads.read(data[:end], recall)
-            except BadResponseError:
-                self._fail()
-                return
-        if head.interim:
+                    return
+            if not head.interim:
+                break
             if head.status not in INTERIM or head.chunked or length:
                 self._fail()
-            else:
-                self._held = b""
-                self._read_head(data[end:])
-            return
+                return
+            data = data[end:]
         self._held = b""
         self._phase = _BODY
         self._body = body = head.body(exchange.template.method)
-        self._reusable = head.keep_alive and body is not Body.CLOSE
+        # A 204 that announces content (RFC 9112 section 6.3) may send it, as the next answer.
+        self._reusable = head.keep_alive and body is not Body.CLOSE and not (head.status == 204 and length)
         if head.keep_alive_timeout is not None:
             # One second less than the upstream said, so that it does not close while a request is on its way.
             self._idle_timeout = min(self._pool.idle_timeout, max(head.keep_alive_timeout - 1.0, 0.0))
@@ -329,7 +330,10 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                     data = reader.feed(data)
                 except ChunkError:
                     self.abandon()
-                    exchange.cut_off()
+                    if opening:  # The client has nothing of this answer yet, so it can have a better one.
+                        exchange.no_answer(Refusal.BAD_RESPONSE, answered=True)
+                    else:
+                        exchange.cut_off()
                     return
                 if reader.done:
                     self._reader = None
@@ -365,7 +369,10 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         else:
             self._phase = _CLOSED
             self.deadline = inf
-            self._transport.close()
+            if flushed:
+                self._transport.close()
+            else:  # Closing would wait for an upstream that may never take the rest.
+                self._transport.abort()
             self._pool.drop(self, idle=False)
         exchange.end(rest)
 
