@@ -79,7 +79,8 @@ class RequestHeads:
         if cut is None or holes is None:
             return self._route(description, []), (), length
         template = self._route(description, holes)
-        if template.refusal is None:
+        # A chunked body is never known to be whole by its head, as the short way wants it.
+        if template.refusal is None and not template.chunked:
             entry = cut.entry(template)
             if self._memo.admit(entry):
                 recall.keep(entry, cut, head)

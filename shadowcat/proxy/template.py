@@ -50,6 +50,7 @@ class RequestTemplate:
         "keep_alive",
         "keeps_alive",
         "method",
+        "note",
         "path",
         "preflight",
         "refusal",
@@ -111,6 +112,8 @@ class RequestTemplate:
             )
         self._rendered: dict[Origin, tuple[bytes, tuple[int, ...] | None]] = {}
         self._retraced: dict[bool, RequestTemplate] | None = None
+        self.note: object = None
+        """What an observer found out about the head, to have it when the head comes again."""
 
     @property
     def chain(self) -> bytes:
@@ -134,6 +137,10 @@ class RequestTemplate:
                 index = self._holes.index(name)
                 return values[index] if index < len(values) else None
         return None
+
+    def carries(self, name: bytes) -> bool:
+        """Whether there is an end-to-end field of this lower-case name."""
+        return any(lower == name for lower, _, _ in self._lines)
 
     def retraced(
         self, values: tuple[bytes, ...], traceparent: bytes, *, fresh: bool
@@ -169,6 +176,7 @@ class RequestTemplate:
         self._holes = (*holes, _TRACEPARENT)
         self._rendered = {}
         self._retraced = None
+        self.note = None
 
     def mirrored(self, values: tuple[bytes, ...]) -> Mirrored:
         """The headers that repeat the body; `values` are those of the varying fields."""
