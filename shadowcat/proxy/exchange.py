@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from shadowcat.proxy.pool import Pool
     from shadowcat.proxy.upstream import UpstreamConnection
 
-_NANOSECONDS: Final = 1_000_000_000
 _COMMENT: Final = b":\n\n"
 """An empty comment, and the blank line that keeps the stream between two events."""
 
@@ -403,7 +402,7 @@ class Exchange(Timed):
         cells = plane.cells
         elapsed = plane.clock() - self.started
         cells[meters.duration + bisect_left(meters.bounds, elapsed)] += 1
-        cells[meters.duration_sum] += int(elapsed * _NANOSECONDS)
+        meters.seconds += elapsed
         if self._status:
             cells[meters.statuses + self._status] += 1
 

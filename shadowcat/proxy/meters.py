@@ -9,6 +9,7 @@ from shadowcat.config.urls import upstream_name
 from shadowcat.errors import Refusal
 from shadowcat.shm.counters import Layout
 
+_NANOSECONDS: Final = 1_000_000_000
 _BYTES: Final = ("client_received", "client_sent", "upstream_received", "upstream_sent")
 
 
@@ -65,12 +66,13 @@ class RouteMeters:
 
     __slots__ = (
         "_cells",
+        "_duration_sum",
         "_in_flight",
         "aborts",
         "bounds",
         "duration",
-        "duration_sum",
         "in_flight",
+        "seconds",
         "statuses",
     )
 
@@ -79,15 +81,18 @@ class RouteMeters:
         self.statuses = layout.statuses(route.path)
         self.duration = layout.histogram("request_duration_seconds", route.path)
         self.bounds = layout.bounds
-        self.duration_sum = self.duration + len(layout.bounds)
+        self._duration_sum = self.duration + len(layout.bounds)
+        self.seconds: float = cells[self._duration_sum] / _NANOSECONDS
+        """Sum of all durations; published on the tick."""
         self.aborts = layout.cell("client_aborts_total", route.path)
         self.in_flight = 0
         """Exchanges under way; published on the tick."""
         self._in_flight = layout.cell("requests_in_flight", route.path)
 
     def publish(self) -> None:
-        """Put the present level into its cell."""
+        """Put the present level and the sum into their cells."""
         self._cells[self._in_flight] = self.in_flight
+        self._cells[self._duration_sum] = int(self.seconds * _NANOSECONDS)
 
 
 class UpstreamMeters:

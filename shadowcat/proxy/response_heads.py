@@ -45,7 +45,8 @@ class ResponseTemplate:
         )
         self._whole = self._format + b"Content-Length: %d\r\n\r\n%b"
         self.ordinary = (
-            head.keep_alive
+            not self.interim
+            and head.keep_alive
             and head.keep_alive_timeout is None
             and body_of(b"", head.status, chunked=head.chunked, has_length=head.has_length) is Body.LENGTH
         )

@@ -217,16 +217,17 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             self._transport.resume_reading()
 
     def limit(self, deadline: float) -> None:
-        """The client left: the answer has to be complete by then, and needs no more comments."""
+        """The answer has to be complete by then."""
         if self._phase is not _CLOSED:
-            self._boundary = None
             self._limit = deadline
             self._plane.wheel.set(self, deadline)
 
     @property
     def at_boundary(self) -> bool:
-        """Whether the answer may be ended here without cutting a chunk in two."""
-        return self._reader is not None and self._reader.at_boundary
+        """Whether a stream of events may be ended here without cutting an event or a chunk in two."""
+        if self._boundary is None or not self._boundary.is_between_events:
+            return False
+        return self._reader is None or self._reader.at_boundary
 
     @property
     def _is_between_events(self) -> bool:
@@ -353,6 +354,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if self._boundary is not None:
             # The wheel's own time may be a tick old; a comment that much early does no harm.
             self.deadline = min(self._limit, self._plane.wheel.now + QUIET_TIME)
+            if self._plane.draining:
+                exchange.end_stream()
 
     def _finish(self, rest: bytes) -> None:
         """The answer is complete: the connection goes back to the pool before the client's next request,

@@ -123,7 +123,7 @@ def ended(client: socket.socket) -> bool:
         return True
 
 
-def test_sighup_and_sigusr1_change_nothing(upstream):
+def test_sighup_and_sigusr1_disturb_nothing(upstream):
     with Shadowcat(upstream.config) as cat:
         children = {name: child.pid for name, child in cat.children().items()}
         cat.signal(signal.SIGUSR1)

@@ -28,7 +28,7 @@ def accepted(**changes):
 def test_good():
     validate(GOOD)
     accepted(listen=["127.0.0.1:0", "127.0.0.1:0", "[::1]:80", "localhost:80"], admin="unix:/run/s")
-    accepted(listen="0.0.0.0:80", insecure=True)
+    accepted(listen="0.0.0.0:80", insecure=True, allowed_hosts=["*"])
     accepted(
         drain_timeout=Duration(0),
         routes=[route(pool=Pool(idle_timeout=Duration(0), queue_timeout=Duration(0)))],
