@@ -237,3 +237,11 @@ def client_ports(worker: psutil.Process, port: int) -> set[int]:
         for connection in worker.net_connections("tcp")
         if connection.raddr and connection.laddr.port == port
     }
+
+
+def ended(process: psutil.Process) -> bool:
+    """Whether a process runs no more. An orphan stays visible until init has fetched its exit status."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

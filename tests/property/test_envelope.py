@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shadowcat.mcp.answers import error_body
 from shadowcat.errors import Refusal
+from shadowcat.mcp.answers import error_body
 from shadowcat.mcp.envelope import Envelope, Kind, peek, request_id
 from shadowcat.mcp.eras import Era, era_of
 from shadowcat.mcp.mirrored import Mirrored, decode_value, find_disagreement

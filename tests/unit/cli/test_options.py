@@ -53,7 +53,8 @@ def test_every_option_has_its_effect():
 def test_what_is_not_given_does_not_hide_the_file(tmp_path):
     file = tmp_path / "c.toml"
     file.write_text(
-        'workers = 5\ninsecure = true\nlisten = "0.0.0.0:1"\nallowed_hosts = ["*"]\n[log]\nlevel = "error"\nformat = "json"\n'
+        'workers = 5\ninsecure = true\nlisten = "0.0.0.0:1"\nallowed_hosts = ["*"]\n'
+        '[log]\nlevel = "error"\nformat = "json"\n'
         '[[routes]]\npath = "/x"\nupstreams = [{ url = "http://x/" }]\n'
     )
     _, _, config = invoke("--config", str(file), "--log-level", "warning", environ={"SHADOWCAT_BACKLOG": "9"})
