@@ -14,7 +14,7 @@ from shadowcat.policy.forwarded import is_loopback
 from shadowcat.policy.inspect import inspect
 from shadowcat.proxy.answers import CONTINUE
 from shadowcat.proxy.exchange import Exchange
-from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER, reset, unacknowledged
+from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER, limit_silence, reset, unacknowledged
 from shadowcat.proxy.own_answer import OwnAnswer
 from shadowcat.proxy.request_reader import Broken, RequestReader, Stage
 from shadowcat.proxy.template import RequestTemplate
@@ -115,6 +115,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         """The client has connected."""
         self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass.
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        limit_silence(transport, self._plane.http.write_timeout)
         peer = transport.get_extra_info("peername")
         own = transport.get_extra_info("sockname")
         address = str(peer[0]) if isinstance(peer, tuple) else "unknown"

@@ -16,6 +16,17 @@ LOW_WATER: Final = 16 * 1024
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 
+def limit_silence(transport: asyncio.Transport, seconds: float) -> None:
+    """End the connection if the peer acknowledges nothing of what it is sent for so long.
+
+    A peer that is gone without a word answers a keep-alive comment with nothing; without TCP_USER_TIMEOUT
+    (RFC 5482) the kernel would repeat it for a quarter of an hour.
+    """
+    raw = transport.get_extra_info("socket")
+    if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+
+
 def unacknowledged(transport: asyncio.Transport) -> int:
     """Bytes that the kernel has taken and the peer has not (SIOCOUTQ); 0 if that cannot be known."""
     raw = transport.get_extra_info("socket")

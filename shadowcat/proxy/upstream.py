@@ -145,7 +145,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         phase = self._phase
         exchange = self._exchange
         if phase is _BODY and exchange is not None and now < self._limit:
-            if self._is_between_events:
+            if self.at_boundary and not self._paused:
                 exchange.comment()
             self._plane.wheel.set(self, min(self._limit, now + QUIET_TIME))
             return
@@ -224,22 +224,10 @@ class UpstreamConnection(asyncio.Protocol, Timed):
 
     @property
     def at_boundary(self) -> bool:
-        """Whether a stream of events may be ended here without cutting an event or a chunk in two."""
+        """Whether a stream of events may end, or get a comment, here: after a blank line, between chunks."""
         if self._boundary is None or not self._boundary.is_between_events:
             return False
         return self._reader is None or self._reader.at_boundary
-
-    @property
-    def _is_between_events(self) -> bool:
-        """Whether a comment may be put into the answer here, after a blank line and between two chunks; a
-        client that has still to take what there is needs none.
-        """
-        return (
-            self._boundary is not None
-            and self._boundary.is_between_events
-            and (self._reader is None or self._reader.at_boundary)
-            and not self._paused
-        )
 
     # The response.
 
