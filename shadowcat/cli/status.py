@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import sys
 import time
 from typing import Any
 
@@ -19,6 +20,8 @@ from shadowcat.config.addresses import Address, parse_listen
 DEFAULT_ADDRESS = "127.0.0.1:9090"
 _TIMEOUT = 5.0
 _REFRESH = 1.0
+_PIPED_WIDTH = 200
+"""Columns where there is no terminal: rows that are not folded can be cut and grepped."""
 
 Document = dict[str, Any]
 
@@ -45,7 +48,8 @@ def status(address: str, as_json: bool, watch: bool) -> None:
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--admin") from None
     # Names come from the configuration: they are text, whatever brackets they have.
-    console = Console(markup=False, emoji=False, highlight=False)
+    width = None if sys.stdout.isatty() else _PIPED_WIDTH
+    console = Console(markup=False, emoji=False, highlight=False, width=width)
     if as_json:
         document = _fetch(target)
         click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))

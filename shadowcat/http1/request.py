@@ -144,9 +144,9 @@ def _parse_request_line(line: bytes, limits: HeadLimits) -> tuple[bytes, Target,
     return method, target, version == b"HTTP/1.1"
 
 
-_NAMES_LENGTH: Final = re.compile(rb"\r\n[Cc][Oo][Nn][Tt][Ee][Nn][Tt][-_][Ll][Ee][Nn][Gg][Tt][Hh]")
-_NAMES_CODING: Final = re.compile(
-    rb"\r\n[Tt][Rr][Aa][Nn][Ss][Ff][Ee][Rr][-_][Ee][Nn][Cc][Oo][Dd][Ii][Nn][Gg]:[ \t]*([^\r\n]*)\r\n(?![ \t])"
+_LENGTH_LINE: Final = re.compile(rb"\r\ncontent[-_]length[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
+_CODING_LINE: Final = re.compile(
+    rb"\r\ntransfer[-_]encoding[ \t]*:[ \t]*([^\r\n]*)(\r\n[ \t])?", re.IGNORECASE
 )
 
 
@@ -154,12 +154,18 @@ def _diagnose(fields: bytes) -> Refusal:
     """Name the fault of header lines that llhttp refused. Only the label depends on it, and 501 for a
     coding that is well-formed but unknown (RFC 9112 section 6.1).
     """
-    coding = _NAMES_CODING.search(fields)
-    if coding is not None:
-        if _NAMES_LENGTH.search(fields):
-            return Refusal.LENGTH_AND_CODING
-        return judge_coding(coding[1])
-    return Refusal.BAD_CONTENT_LENGTH if _NAMES_LENGTH.search(fields) else Refusal.BAD_FIELD
+    lengths = _LENGTH_LINE.findall(fields)
+    codings = _CODING_LINE.findall(fields)
+    if codings and lengths:
+        return Refusal.LENGTH_AND_CODING
+    if codings:
+        value, fold = codings[0]
+        if fold or len(codings) > 1:
+            return Refusal.BAD_TRANSFER_ENCODING
+        return Refusal.BAD_FIELD if value.lower() == b"chunked" else judge_coding(value)
+    if len(lengths) > 1 or (lengths and not LENGTH.fullmatch(lengths[0].strip(b" \t"))):
+        return Refusal.BAD_CONTENT_LENGTH
+    return Refusal.BAD_FIELD
 
 
 def judge_coding(value: bytes) -> Refusal:

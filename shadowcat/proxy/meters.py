@@ -92,7 +92,7 @@ class RouteMeters:
     def publish(self) -> None:
         """Put the present level and the sum into their cells."""
         self._cells[self._in_flight] = self.in_flight
-        self._cells[self._duration_sum] = int(self.seconds * _NANOSECONDS)
+        self._cells[self._duration_sum] = round(self.seconds * _NANOSECONDS)
 
 
 class UpstreamMeters:

@@ -94,6 +94,29 @@ def test_one_request_of_each_era(cat: Shadowcat, mock: MockProcess) -> None:
     ]
 
 
+def test_a_lost_get_stream_can_be_opened_again(cat: Shadowcat, mock: MockProcess) -> None:
+    async def lose_and_reopen() -> None:
+        async with await Connection.open(cat.address) as connection:
+            answer = await connection.exchange(initialize(0).wire("/mcp"))
+            session = answer.headers["mcp-session-id"]
+            initialized = legacy("notifications/initialized", {}, session, rpc_id=None)
+            await connection.exchange(initialized.wire("/mcp"))
+        get = request("/mcp", {"Accept": "text/event-stream", "Mcp-Session-Id": session}, method="GET")
+        for number in (1, 2):
+            async with await Connection.open(cat.address) as connection:
+                await connection.send(get)
+                # 409 as long as the server believes in an earlier one.
+                await asyncio.to_thread(eventually, lambda: streams() == ["open"], 5.0, "open stream")
+            await asyncio.to_thread(eventually, lambda: streams() == ["client gone"], 2.0, f"end {number}")
+            mock.control.clear()
+
+    def streams() -> list[str]:
+        gets = [call for call in mock.control.requests() if call["method"] == "GET" and call["status"] == 200]
+        return [call["outcome"] or "open" for call in gets]
+
+    asyncio.run(lose_and_reopen())
+
+
 @pytest.mark.parametrize(
     ("headers", "body", "status"),
     [
