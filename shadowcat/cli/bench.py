@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -210,29 +213,46 @@ def _header(text: str) -> tuple[str, str]:
 
 def _run(plan: Plan, console: Console, *, live: bool) -> Result | Broken:
     """Run the generator in a process of its own and follow its reports."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "shadowcat.testing.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
     decoder = msgspec.json.Decoder(Report)
     final: Result | Broken | None = None
-    with process, Live(console=console, auto_refresh=False, transient=True) as display:
+    with (
+        _generator() as process,
+        Live(console=console, auto_refresh=False, transient=True) as display,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write(msgspec.json.encode(plan))
         process.stdin.close()
-        while final is None:
-            try:
-                line = process.stdout.readline()
-            except KeyboardInterrupt:
-                continue  # the generator got the signal, too, and ends with what it has
-            if not line:
-                break
+        for line in process.stdout:
             report = decoder.decode(line)
             if not isinstance(report, Progress):
                 final = report
             elif live:
                 display.update(_progress(report, plan), refresh=True)
     return final or Broken(f"the generator ended with exit code {process.returncode}")
+
+
+@contextmanager
+def _generator() -> Iterator[subprocess.Popen[bytes]]:
+    """The generator's process; while it runs, SIGINT is its signal.
+
+    KeyboardInterrupt would be raised between reading a line and keeping it as well as anywhere else, and the
+    line may be the result: the generator writes it as soon as it gets the signal itself. So SIGINT raises
+    nothing here and is passed on. It waits until the handler is there and, since a blocked signal stays
+    blocked through fork and exec, until the generator is ready for it.
+    """
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    old_handler = signal.getsignal(signal.SIGINT)
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-m", "shadowcat.testing.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            signal.signal(signal.SIGINT, lambda number, _: process.send_signal(number))
+            signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+            yield process
+    finally:
+        signal.signal(signal.SIGINT, old_handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
 def _progress(now: Progress, plan: Plan) -> Table:

@@ -48,7 +48,13 @@ class Connector:
                 connection = await self._dial(waiter)
                 connection.session = session
                 if self._plan.era is Era.LEGACY and session is None:
-                    await self._initialize(connection, waiter)
+                    try:
+                        await self._initialize(connection, waiter)
+                    except BaseException:
+                        # Also when cancelled, since another connection failed: nobody else knows this one,
+                        # and uvloop would close it whenever the collector happens to find it.
+                        connection.close()
+                        raise
         except TimeoutError:
             raise LoadError(f"no connection within {self._plan.timeout:g} s") from None
         if not connection.open:
@@ -75,11 +81,9 @@ class Connector:
         await waiter.exchange(connection, self._messages.initialize())
         verdict = judge(connection.status, connection.body, None, stream=False)
         if verdict.problem is not None:
-            connection.close()
             raise LoadError(f"initialize failed: {verdict.problem}")
         await waiter.exchange(connection, self._messages.initialized(connection.session))
         if connection.status not in (200, 202, 204):
-            connection.close()
             raise LoadError(f"notifications/initialized failed: status {connection.status}")
 
     async def _dial(self, waiter: _Waiter) -> Connection:
@@ -108,6 +112,9 @@ class _Waiter:
         self._answer: asyncio.Future[None] | None = None
 
     async def exchange(self, connection: Connection, request: bytes) -> None:
+        if not connection.open:
+            # It may have gone since its last answer, before whoever awaited that could run.
+            raise LoadError("the server closed the connection")
         self._answer = asyncio.get_running_loop().create_future()
         connection.send(request)
         await self._answer

@@ -90,9 +90,7 @@ class Run:
         finally:
             ticker.stop()
             watch.cancel()
-            for task in self._reconnecting:
-                task.cancel()
-            await self._connector.close_all(self._connections)
+            await self._close()
 
     def interrupt(self) -> None:
         """End the run now; what was measured so far is the result."""
@@ -135,9 +133,10 @@ class Run:
                 self._fail(connection, "connection lost")
         self._timed_out.discard(connection)
         self._connections.discard(connection)
-        if self._sending:
-            if connection in self._idle:
-                self._idle.remove(connection)
+        # While the others are still connecting, too: whatever is idle when the run starts gets a request.
+        if connection in self._idle:
+            self._idle.remove(connection)
+        if not self._ended.is_set():
             task = asyncio.ensure_future(self._replace(connection.session))
             self._reconnecting.add(task)
             task.add_done_callback(self._reconnecting.discard)
@@ -254,7 +253,7 @@ class Run:
         except* (OSError, LoadError) as failures:
             failure = failures
         if failure is not None:
-            await self._connector.close_all(self._connections)
+            await self._close()
             while isinstance(failure, BaseExceptionGroup):
                 failure = failure.exceptions[0]
             raise LoadError(str(failure) or type(failure).__name__)
@@ -265,8 +264,14 @@ class Run:
         self._connections.add(connection)
         self._idle.append(connection)
 
+    async def _close(self) -> None:
+        self._ended.set()
+        for task in self._reconnecting:
+            task.cancel()
+        await self._connector.close_all(self._connections)
+
     async def _replace(self, session: bytes | None) -> None:
-        while self._sending:
+        while not self._ended.is_set():
             try:
                 connection = await self._connector.connect(session)
             except (OSError, LoadError):

@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from shadowcat.cli.bench import bench
+from shadowcat.testing.load.plan import Plan
 
 from .conftest import Request, Stub, json_answer, result
 
@@ -90,20 +93,39 @@ def test_nothing_listens_there() -> None:
     assert "cannot load http://127.0.0.1:1/mcp" in done.output
 
 
-def test_interrupted_by_the_user_it_shows_what_it_has(stub: Stub) -> None:
+@pytest.mark.parametrize("send", [os.killpg, os.kill], ids=["from the terminal", "to bench alone"])
+def test_interrupted_by_the_user_it_shows_what_it_has(stub: Stub, send: Callable[[int, int], None]) -> None:
     script = "from shadowcat.cli.bench import bench; bench()"
-    command = [sys.executable, "-c", script, stub.url, "--rate", "100", "--duration", "60s", "--json", "-"]
-    arrived = asyncio.Event()
+    options = ["--rate", "100", "--duration", "60s", "--warmup", "0s", "--connections", "1", "--json", "-"]
+    answered = asyncio.Event()
 
     async def answer(request: Request, writer: asyncio.StreamWriter) -> bytes | None:
-        if request.message["id"] == 120 and not arrived.is_set():
-            arrived.set()
-            os.killpg(process.pid, signal.SIGINT)
+        # On the only connection, so the generator has got the 19 answers before.
+        if request.message["id"] == 20 and not answered.is_set():
+            answered.set()
+            send(process.pid, signal.SIGINT)
         return json_answer(result(request))
 
     stub.answer = answer
+    command = [sys.executable, "-c", script, stub.url, *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     output, _ = process.communicate(timeout=30)
     found = json.loads(output)
+    assert process.returncode == (0 if found["answered"] == found["due"] else 1)
     assert found["interrupted"]
-    assert 0 < found["answered"] < 6000
+    assert 19 <= found["answered"] < 6000
+
+
+def test_an_interrupt_before_the_generator_is_ready_ends_its_run(stub: Stub) -> None:
+    plan = Plan(host="127.0.0.1", port=stub.port, authority="x", path="/mcp", rate=1, duration=60)
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "shadowcat.testing.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(msgspec.json.encode(plan), timeout=30)
+    last = json.loads(output.splitlines()[-1])
+    assert (process.returncode, last["type"], last["interrupted"]) == (0, "result", True)
