@@ -13,7 +13,9 @@ _PROMPT: Final = frozenset({"ping", "server/discover"})
 
 
 class Waits(NamedTuple):
-    """Bounds in seconds, both from the moment the request was sent."""
+    """Bounds in seconds from the moment the request was here as a whole: waits for a connection and a second
+    try are within them.
+    """
 
     first_byte: float
     """Until the answer's head is there."""

@@ -143,7 +143,9 @@ class ClientConnection(asyncio.Protocol, Timed):
                 if reader.stage is _IDLE and not self._paused:
                     # The short way, for a request like the one before that came in one read.
                     last = reader.recall
-                    if last.match(data) and len(data) - last.end == last.length <= self._body_limit:
+                    if (data.startswith(last.head) or last.match(data)) and len(
+                        data
+                    ) - last.end == last.length <= self._body_limit:
                         self._begin(last.verdict, last.values, data[last.end :])
                         return
                 reader.buffer = data
@@ -281,12 +283,14 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._transport.write(data)
 
     def exchange_ended(self, *, close: bool) -> None:
-        """The answer is complete."""
+        """The answer is complete: make ready for the next request, which may already be in the buffer."""
         self._exchange = None
         if close or self._half_closed:
             self._finish()
-        else:
-            self._next()
+            return
+        self._state = _READING
+        if not self._paused:
+            self._rest()
 
     def refuse_exchange(self, exchange: Exchange, refusal: Refusal, detail: str) -> None:
         """The exchange could not be carried out; nothing of an answer was sent."""
@@ -321,12 +325,6 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     # Ends.
 
-    def _next(self) -> None:
-        """Make ready for the next request, which may already be in the buffer."""
-        self._state = _READING
-        if not self._paused:
-            self._rest()
-
     def _rest(self) -> None:
         plane = self._plane
         wheel = plane.wheel
@@ -355,10 +353,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         self.write(text)
         if plane.observers:
             plane.observe(own.observation(self.name(own.template), plane.clock(), len(text)))
-        if close:
-            self._finish()
-        else:
-            self._next()
+        self.exchange_ended(close=close)
 
     def name(self, template: RequestTemplate | None) -> str:
         """The client's address, seen through trusted proxies."""

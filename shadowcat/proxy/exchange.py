@@ -128,8 +128,9 @@ class Exchange(Timed):
         self._sent = 0
         self.close_after = False
         """Whether the client connection ends with this answer."""
-        self.waits = route.waits(template.method, envelope)
-        """Bounds on the answer, in seconds from the moment the request was sent."""
+        method = envelope.method if envelope is not None else None
+        self.waits = route.usual_waits.get(method) or route.waits(template.method, envelope)
+        """Bounds on the answer, in seconds from `started`."""
         self.started = plane.clock()
 
     def start(self) -> None:
@@ -155,7 +156,6 @@ class Exchange(Timed):
     def send(self, connection: UpstreamConnection) -> bytes:
         """The request's bytes for `connection`, which now serves this exchange."""
         self.state = _SENT
-        self.deadline = inf
         self._connection = connection
         pool = self._pool
         client = self._client

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from shadowcat.config import model
@@ -83,25 +84,29 @@ class Pool:
         """Take an exchange out of the queue: its client left, or it waited too long."""
         self._waiting.remove(exchange)
 
-    def opened(self, connection: UpstreamConnection, dial: int) -> None:
-        """The connection that was dialled under this number is there."""
+    def opened(self, connection: UpstreamConnection, dial: int) -> bool:
+        """The connection that was dialled under this number is there; true if it stays idle."""
         self._dialling.discard(dial)
         self._plane.cells[self.meters.dials] += 1
         self._open += 1
-        if self._waiting:
-            connection.begin(self._waiting.popleft())
-        else:
-            self._idle.append(connection)
-            connection.rest()
+        return self._place(connection)
 
-    def offer(self, connection: UpstreamConnection) -> None:
-        """A connection has done its exchange: give it the next one, or keep it."""
+    def keeps(self, connection: UpstreamConnection) -> bool:
+        """A connection has done its exchange: it gets the next one; true if it stays idle."""
         if self._waiting:
             self.meters.reused += 1
-            connection.begin(self._waiting.popleft())
-        else:
+            return self._place(connection)
+        self._idle.append(connection)
+        return True
+
+    def _place(self, connection: UpstreamConnection) -> bool:
+        if not self._waiting:
             self._idle.append(connection)
-            connection.rest()
+            return True
+        exchange = self._waiting.popleft()
+        exchange.deadline = inf
+        connection.begin(exchange)
+        return False
 
     def drop(self, connection: UpstreamConnection, *, idle: bool) -> None:
         """A connection is gone, or will not be used again."""

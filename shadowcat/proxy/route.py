@@ -21,7 +21,17 @@ _MOST_METHODS: Final = 256
 class Route:
     """One route: its pools, its balancing, its time-outs."""
 
-    __slots__ = ("_waits", "attempts", "balancer", "meters", "path", "pools", "retries", "timeouts")
+    __slots__ = (
+        "_waits",
+        "attempts",
+        "balancer",
+        "meters",
+        "path",
+        "pools",
+        "retries",
+        "timeouts",
+        "usual_waits",
+    )
 
     def __init__(self, config: model.Route, layout: Layout, cells: memoryview, start: int) -> None:
         """`start` is where this worker's turn-taking begins."""
@@ -32,6 +42,8 @@ class Route:
         self.pools: tuple[Pool, ...] = ()
         self.retries = RetryBudget(config.retry.budget)
         self.attempts = config.retry.attempts
+        self.usual_waits: dict[str | None, Waits] = {}
+        """What `waits` found for methods where only the method counts; a look here saves the call."""
         self._waits: dict[tuple[bytes, str | None, str | None], Waits] = {}
 
     def waits(self, http_method: bytes, envelope: Envelope | None) -> Waits:
@@ -46,6 +58,8 @@ class Route:
             found = waits_for(http_method, method, tool, self.timeouts)
             if len(self._waits) < _MOST_METHODS:  # Clients choose the names.
                 self._waits[http_method, method, tool] = found
+                if method is not None and not (self.timeouts.tools and method == "tools/call"):
+                    self.usual_waits[method] = found
         return found
 
 

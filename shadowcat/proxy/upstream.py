@@ -68,7 +68,6 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         "_reader",
         "_recall",
         "_reusable",
-        "_sent_at",
         "_transport",
     )
 
@@ -79,7 +78,6 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self.deadline = self.filed = inf
         self._plane = plane
         self._meters = plane.meters
-        self._sent_at = 0.0
         self._pool = pool
         self._dial = dial
         self._phase = _CLOSED
@@ -105,15 +103,28 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass.
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
         self._phase = _IDLE
-        self._pool.opened(self, self._dial)
+        if self._pool.opened(self, self._dial):
+            self._rest()
 
     def data_received(self, data: bytes) -> None:
         """The upstream has sent bytes."""
         self._meters.upstream_received += len(data)
         phase = self._phase
         if phase is _HEAD:
-            if self._held or not self._answer_whole(data):
-                self._read_head(data)
+            recall = self._recall
+            if not self._held and (data.startswith(recall.head) or recall.match(data)):
+                # The short way, for an answer like the one before that came in one read.
+                head = recall.verdict
+                exchange = self._exchange
+                end = recall.end
+                length = recall.length
+                if head.ordinary and len(data) - end == length and exchange is not None:
+                    answer = exchange.answer_whole(head, recall.values, length, data[end:])
+                    if answer is not None:
+                        self._reusable = True
+                        self._finish(answer)
+                        return
+            self._read_head(data)
         elif phase is _BODY:
             self._relay(b"", data)
         else:
@@ -179,13 +190,11 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._meters.upstream_sent += size
         self._large = size > _FLUSH_CHECK
         self._transport.write(request)
-        self._sent_at = now = self._plane.clock()
-        self.deadline = deadline = now + exchange.waits.first_byte
+        self.deadline = deadline = exchange.started + exchange.waits.first_byte
         if deadline < self.filed:
             self._plane.wheel.file(self)
 
-    def rest(self) -> None:
-        """Become idle."""
+    def _rest(self) -> None:
         self._phase = _IDLE
         # The wheel's own time, up to a tick old, would drop it early, which does no harm.
         wheel = self._plane.wheel
@@ -231,24 +240,6 @@ class UpstreamConnection(asyncio.Protocol, Timed):
 
     # The response.
 
-    def _answer_whole(self, data: bytes) -> bool:
-        """Take the short way for an answer like the one before, all of it in one read; false if it is not."""
-        recall = self._recall
-        if not recall.match(data):
-            return False
-        head = recall.verdict
-        end = recall.end
-        length = recall.length
-        exchange = self._exchange
-        if not head.ordinary or len(data) - end != length or exchange is None:
-            return False
-        answer = exchange.answer_whole(head, recall.values, length, data[end:])
-        if answer is None:
-            return False
-        self._reusable = True
-        self._finish(answer)
-        return True
-
     def _read_head(self, data: bytes) -> None:
         exchange = self._exchange
         assert exchange is not None
@@ -286,7 +277,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             self._idle_timeout = min(self._pool.idle_timeout, max(head.keep_alive_timeout - 1.0, 0.0))
         boundary = None
         if not exchange.is_detached:  # A detached exchange has its limit already.
-            deadline = self._limit = self._sent_at + exchange.waits.answer
+            deadline = self._limit = exchange.started + exchange.waits.answer
             if head.event_stream and (body is Body.CHUNKED or body is Body.CLOSE):
                 boundary = Boundary()
                 deadline = min(deadline, self._plane.clock() + QUIET_TIME)
@@ -356,7 +347,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         # A response that ends before its request was flushed leaves request bytes behind on the connection.
         flushed = not self._large or not self._transport.get_write_buffer_size()
         if self._reusable and flushed and self._idle_timeout > 0 and not self._plane.draining:
-            self._pool.offer(self)
+            if self._pool.keeps(self):
+                self._rest()
         else:
             self._phase = _CLOSED
             self.deadline = inf
