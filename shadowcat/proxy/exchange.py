@@ -222,20 +222,17 @@ class Exchange(Timed):
             framing += b"Connection: keep-alive\r\n"
         return b"%b%b\r\n" % (head.render(values), framing)
 
-    def answer_whole(
-        self, head: ResponseTemplate, values: tuple[bytes, ...], length: int, content: bytes
-    ) -> bytes | None:
-        """The usual answer, with its length known and all of it there, in one piece.
+    def answers_whole(self, status: int) -> bool:
+        """Whether the usual answer, its length known and all of it there, can go to this client in one piece.
 
-        Returns:
-            What the client gets; None if this client needs another framing, which `open` finds.
+        False if this client needs another framing, which `open` finds.
         """
         client = self._client
         if client is None or not self.template.keeps_alive or self.plane.draining or client.last_request:
-            return None
+            return False
         self.state = _OPEN
-        self._status = head.status
-        return head.render_whole(values, length, content)
+        self._status = status
+        return True
 
     def frame(self, data: bytes) -> bytes:
         """Content of an answer that ends with its connection, in the framing this client gets."""

@@ -19,7 +19,7 @@ class ResponseTemplate:
 
     __slots__ = (
         "_format",
-        "_whole",
+        "_opening",
         "chunked",
         "event_stream",
         "has_length",
@@ -43,7 +43,7 @@ class ResponseTemplate:
             as_format(name) + b": %b\r\n" if lower in holes else as_format(b"%b: %b\r\n" % (name, value))
             for lower, name, value in head.returned
         )
-        self._whole = self._format + b"Content-Length: %d\r\n\r\n%b"
+        self._opening = self._format + b"Content-Length: %d\r\n\r\n"
         self.ordinary = (
             not self.interim
             and head.keep_alive
@@ -60,9 +60,9 @@ class ResponseTemplate:
         """Status line and end-to-end fields, each with its CRLF, as an HTTP/1.1 client gets them."""
         return self._format % values
 
-    def render_whole(self, values: tuple[bytes, ...], length: int, content: bytes) -> bytes:
-        """A whole answer whose content is `length` bytes, for a client that keeps its connection."""
-        return self._whole % (*values, length, content)
+    def render_opening(self, values: tuple[bytes, ...], length: int) -> bytes:
+        """The whole head of an answer of `length` bytes, for a client that keeps its connection."""
+        return self._opening % (*values, length)
 
 
 ResponseRecall = Recall[ResponseTemplate]

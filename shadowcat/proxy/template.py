@@ -37,8 +37,10 @@ class RequestTemplate:
         "_holes",
         "_lines",
         "_mirrored",
+        "_opening",
         "_rendered",
         "_retraced",
+        "_written",
         "chunked",
         "cors",
         "era",
@@ -111,6 +113,9 @@ class RequestTemplate:
                 head.values(b"mcp-protocol-version"), head.values(b"mcp-method"), head.values(_NAME)
             )
         self._rendered: dict[Origin, tuple[bytes, tuple[int, ...] | None]] = {}
+        self._opening = b""
+        """The head written last, and what for: clients repeat even the length of their bodies."""
+        self._written: tuple[Origin, bytes, int, tuple[bytes, ...]] | None = None
         self._retraced: dict[bool, RequestTemplate] | None = None
         self.note: object = None
         """What an observer found out about the head, to have it when the head comes again."""
@@ -175,6 +180,7 @@ class RequestTemplate:
         holes = [b"" if name in dropped else name for name in self._holes]
         self._holes = (*holes, _TRACEPARENT)
         self._rendered = {}
+        self._written = None
         self._retraced = None
         self.note = None
 
@@ -193,15 +199,21 @@ class RequestTemplate:
             body: The whole body, its coding taken off.
             values: Those of the varying fields, as many as there are holes.
         """
+        written = (origin, client, len(body), values)
+        if written != self._written:
+            self._opening = self._fill(origin, client, len(body), values)
+            self._written = written
+        return self._opening + body
+
+    def _fill(self, origin: Origin, client: bytes, length: int, values: tuple[bytes, ...]) -> bytes:
+        """The request's head as `origin` gets it."""
         rendered = self._rendered.get(origin)
         if rendered is None:
             rendered = self._rendered[origin] = self._open(origin)
         opening, used = rendered
         if used is not None:
             values = tuple([values[index] for index in used])
-        if self.has_body:
-            return opening % (*values, client, len(body), body)
-        return opening % (*values, client)
+        return opening % ((*values, client, length) if self.has_body else (*values, client))
 
     def _open(self, origin: Origin) -> tuple[bytes, tuple[int, ...] | None]:
         """The request as a format, and which values it takes; None for all of them."""
@@ -226,5 +238,5 @@ class RequestTemplate:
         pieces.append(as_format(b"X-Forwarded-Proto: %b\r\n" % proto))
         pieces.append(b"Accept-Encoding: identity\r\n")
         pieces.append(b"X-Forwarded-For: %b%%b\r\n" % (as_format(chain) + b", " if chain else b""))
-        pieces.append(b"Content-Length: %d\r\n\r\n%b" if self.has_body else b"\r\n")
+        pieces.append(b"Content-Length: %d\r\n\r\n" if self.has_body else b"\r\n")
         return b"".join(pieces), None if len(used) == len(self._holes) else tuple(used)

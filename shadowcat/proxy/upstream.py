@@ -61,6 +61,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         "_left",
         "_limit",
         "_meters",
+        "_opened",
+        "_opening",
         "_paused",
         "_phase",
         "_plane",
@@ -84,6 +86,9 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._exchange: Exchange | None = None
         self._held = b""
         self._recall: ResponseRecall = plane.response_heads.recall()
+        self._opened = b""
+        self._opening = b""
+        """What an ordinary client got for the head `_opened`, which is the last one as a rule."""
         self._body = Body.NONE
         self._left = 0
         self._reader: ChunkReader | None = None
@@ -118,12 +123,18 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 exchange = self._exchange
                 end = recall.end
                 length = recall.length
-                if head.ordinary and len(data) - end == length and exchange is not None:
-                    answer = exchange.answer_whole(head, recall.values, length, data[end:])
-                    if answer is not None:
-                        self._reusable = True
-                        self._finish(answer)
-                        return
+                if (
+                    head.ordinary
+                    and len(data) - end == length
+                    and exchange is not None
+                    and exchange.answers_whole(head.status)
+                ):
+                    if recall.head is not self._opened:
+                        self._opened = recall.head
+                        self._opening = head.render_opening(recall.values, length)
+                    self._reusable = True
+                    self._finish(self._opening + data[end:])
+                    return
             self._read_head(data)
         elif phase is _BODY:
             self._relay(b"", data)
