@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 from shadowcat.mcp.envelope import Envelope, Kind
 
-_PREFIX: Final = b"=?base64?"
+ENCODED: Final = b"=?base64?"
+"""How an encoded value begins."""
 _SUFFIX: Final = b"?="
 
 
@@ -82,9 +83,9 @@ def decode_value(value: bytes) -> bytes | None:
         between them is not the standard base64, padded and canonical, of valid UTF-8.
     """
     value = value.strip(b" \t")
-    if not (value.startswith(_PREFIX) and value.endswith(_SUFFIX) and len(value) >= len(_PREFIX + _SUFFIX)):
+    if not (value.startswith(ENCODED) and value.endswith(_SUFFIX) and len(value) >= len(ENCODED + _SUFFIX)):
         return value
-    encoded = value[len(_PREFIX) : -len(_SUFFIX)]
+    encoded = value[len(ENCODED) : -len(_SUFFIX)]
     try:
         decoded = binascii.a2b_base64(encoded)
         decoded.decode()

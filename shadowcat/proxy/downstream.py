@@ -258,7 +258,11 @@ class ClientConnection(asyncio.Protocol, Timed):
         if template.is_post:
             envelope = peek(body)
             kind = envelope.kind
-            if kind is _INVALID or kind is _BATCH or template.is_modern:
+            if (
+                kind is _INVALID
+                or kind is _BATCH
+                or (template.is_modern and not template.agrees(envelope, values))
+            ):
                 objection = inspect(envelope, template.era, template.mirrored(values))
             else:
                 objection = None

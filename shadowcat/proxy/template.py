@@ -15,8 +15,9 @@ from shadowcat.errors import Refusal
 from shadowcat.http1 import cors
 from shadowcat.http1.render import as_format
 from shadowcat.http1.request import RequestHead
+from shadowcat.mcp.envelope import Envelope
 from shadowcat.mcp.eras import Era
-from shadowcat.mcp.mirrored import Mirrored
+from shadowcat.mcp.mirrored import ENCODED, Mirrored
 from shadowcat.policy.forwarded import Forwarded
 from shadowcat.proxy.origin import Origin
 from shadowcat.proxy.route import Route
@@ -29,6 +30,11 @@ _TRACESTATE: Final = b"tracestate"
 _NOTHING_MIRRORED: Final = Mirrored()
 
 
+def _plain(values: Sequence[bytes]) -> str | None:
+    """The text of a field that occurs once."""
+    return values[0].decode("latin-1") if len(values) == 1 else None
+
+
 class RequestTemplate:
     """A well-formed head: where it goes, or why it is refused."""
 
@@ -37,7 +43,11 @@ class RequestTemplate:
         "_holes",
         "_lines",
         "_mirrored",
+        "_name_hole",
         "_opening",
+        "_plain_method",
+        "_plain_name",
+        "_plain_version",
         "_rendered",
         "_retraced",
         "_written",
@@ -108,10 +118,15 @@ class RequestTemplate:
         self._forwarded = forwarded
         self._holes = tuple(holes)
         self._mirrored = _NOTHING_MIRRORED
+        self._name_hole = -1
         if era is Era.MODERN:
             self._mirrored = Mirrored(
                 head.values(b"mcp-protocol-version"), head.values(b"mcp-method"), head.values(_NAME)
             )
+            self._name_hole = self._holes.index(_NAME) if _NAME in self._holes else -1
+        self._plain_version = _plain(self._mirrored.version)
+        self._plain_method = _plain(self._mirrored.method)
+        self._plain_name = self._mirrored.name[0] if len(self._mirrored.name) == 1 else None
         self._rendered: dict[Origin, tuple[bytes, tuple[int, ...] | None]] = {}
         self._opening = b""
         """The head written last, and what for: clients repeat even the length of their bodies."""
@@ -186,9 +201,26 @@ class RequestTemplate:
 
     def mirrored(self, values: tuple[bytes, ...]) -> Mirrored:
         """The headers that repeat the body; `values` are those of the varying fields."""
-        if _NAME in self._holes:
-            return self._mirrored._replace(name=(values[self._holes.index(_NAME)],))
-        return self._mirrored
+        if self._name_hole < 0:
+            return self._mirrored
+        version, method, _ = self._mirrored
+        return Mirrored(version, method, (values[self._name_hole],))
+
+    def agrees(self, envelope: Envelope, values: tuple[bytes, ...]) -> bool:
+        """Whether the mirrored headers say plainly, and each once, what the body says.
+
+        False is no verdict: what is missing, encoded or different is for `policy.inspect` to judge.
+        """
+        if envelope.method != self._plain_method or envelope.version != self._plain_version:
+            return False
+        if self._name_hole >= 0:
+            header = values[self._name_hole]
+        elif self._plain_name is not None:
+            header = self._plain_name
+        else:
+            return envelope.name is None and not self._mirrored.name
+        name = envelope.name
+        return name is not None and header == name.encode() and not header.startswith(ENCODED)
 
     def render(self, origin: Origin, client: bytes, body: bytes, values: tuple[bytes, ...]) -> bytes:
         """The whole request as `origin` gets it.

@@ -217,7 +217,7 @@ def test_a_value_cannot_supply_a_line() -> None:
 
 
 def numbered(number: int, size: int = 10) -> Entry[int]:
-    return Entry((b"%0*d" % (size, number),), -1, (), number)
+    return Entry((b"%0*d" % (size, number),), -1, (), (), number)
 
 
 def test_a_head_is_admitted_on_second_sight() -> None:
