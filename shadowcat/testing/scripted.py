@@ -379,8 +379,10 @@ class _Player:
             raise PeerResetError("the peer was gone while the script sent") from error
 
     def _close(self) -> None:
-        # close() with unread bytes in the socket would send RST: take them out first.
-        self._sock.shutdown(socket.SHUT_WR)
+        # close() with unread bytes in the socket would send RST: take them out first. A peer that resets the
+        # connection because of what it was sent may be faster than this.
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
         self._sock.setblocking(False)
         try:
             while data := self._sock.recv(65536):
