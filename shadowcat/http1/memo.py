@@ -193,10 +193,13 @@ class Recall(Generic[_Verdict]):
         self.length = cut.length
         self.end = len(head)
 
+    def cut_alike(self, head: bytes) -> Cut | None:
+        """Cut a head that is not the last one, if it looks like it."""
+        return _cut_alike(head, self._entry) if self._entry is not None else None
+
     def cut(self, head: bytes, cutter: Cutter) -> Cut | None:
         """Cut a head that is not the last one, but probably looks like it."""
-        entry = self._entry
-        return (_cut_alike(head, entry) if entry is not None else None) or cutter.cut(head)
+        return self.cut_alike(head) or cutter.cut(head)
 
     def forget(self) -> None:
         """Have no last head: an idle connection keeps no token."""
