@@ -97,7 +97,6 @@ class Refusal(Enum):
     FIRST_BYTE_TIMEOUT = _Row(504, _INTERNAL, False, "upstream did not answer in time", "RFC 9110 15.6.5")
     REQUEST_TIMEOUT = _Row(504, _INTERNAL, False, "the request took too long", "RFC 9110 15.6.5")
     QUEUE_TIMEOUT = _Row(503, _INTERNAL, False, "all connections to upstream are busy", "RFC 9110 15.6.4")
-    DRAINING = _Row(503, _INTERNAL, True, "shutting down", "RFC 9110 15.6.4")
     # fmt: on
 
     @property

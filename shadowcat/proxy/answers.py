@@ -16,7 +16,6 @@ _RETRY_AFTER: Final = 1
 _EXTRA: Final = {
     Refusal.METHOD: b"Allow: GET, POST, DELETE, OPTIONS\r\n",
     Refusal.QUEUE_TIMEOUT: b"Retry-After: %d\r\n" % _RETRY_AFTER,
-    Refusal.DRAINING: b"Retry-After: %d\r\n" % _RETRY_AFTER,
 }
 
 
