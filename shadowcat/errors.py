@@ -44,6 +44,8 @@ class _Row(NamedTuple):
     """The RFC and its section, or the part of the MCP specification."""
     modern_code: int | None = None
     """The JSON-RPC code in the modern era, where that is another one."""
+    retry_after: int | None = None
+    """Seconds after which another try makes sense, where one does."""
 
 
 class Refusal(Enum):
@@ -89,6 +91,21 @@ class Refusal(Enum):
     TOO_COMPLEX = _Row(400, _INVALID, False, "the body has too many members to be checked", "RFC 8259 9")
     BATCH = _Row(400, _INVALID, False, "a batch is not allowed here", "MCP 2025-06-18 changelog")
     HEADER_DIFFERS = _Row(400, HEADER_MISMATCH, False, "the headers and the body differ", "MCP SEP-2243")
+    # Sessions of the legacy era. One row for a session that never was, is over, or is somebody else's.
+    SESSION_UNKNOWN = _Row(404, _INVALID, False, "no such session; initialize anew", "MCP transports")
+    SESSION_REPEATED = _Row(400, _INVALID, False, "Mcp-Session-Id is repeated", "RFC 9110 5.3")
+    SESSION_MISSING = _Row(400, _INVALID, False, "Mcp-Session-Id is missing", "MCP 2025-11-25 transports")
+    SESSION_VERSION = _Row(
+        400, _INVALID, False, "MCP-Protocol-Version is not one of a session", "MCP 2025-06-18 transports"
+    )
+    SESSIONS_FULL = _Row(503, _INTERNAL, False, "no room for another session", "RFC 9110 15.6.4", None, 5)
+    SESSIONS_PER_PRINCIPAL = _Row(
+        503, _INTERNAL, False, "this client has too many sessions", "RFC 9110 15.6.4", None, 5
+    )
+    SESSION_BUSY = _Row(503, _INTERNAL, False, "the session is being changed", "RFC 9110 15.6.4", None, 1)
+    SESSION_RECOVERING = _Row(
+        503, _INTERNAL, False, "the session is being recovered", "RFC 9110 15.6.4", None, 1
+    )
     # Upstream: the request was good, its answer is not to be had.
     CONNECT_FAILED = _Row(502, _INTERNAL, False, "upstream refused the connection", "RFC 9110 15.6.3")
     CONNECT_TIMEOUT = _Row(504, _INTERNAL, False, "connecting to upstream timed out", "RFC 9110 15.6.5")
@@ -96,7 +113,9 @@ class Refusal(Enum):
     BAD_RESPONSE = _Row(502, _INTERNAL, False, "upstream sent a malformed answer", "RFC 9112 8")
     FIRST_BYTE_TIMEOUT = _Row(504, _INTERNAL, False, "upstream did not answer in time", "RFC 9110 15.6.5")
     REQUEST_TIMEOUT = _Row(504, _INTERNAL, False, "the request took too long", "RFC 9110 15.6.5")
-    QUEUE_TIMEOUT = _Row(503, _INTERNAL, False, "all connections to upstream are busy", "RFC 9110 15.6.4")
+    QUEUE_TIMEOUT = _Row(
+        503, _INTERNAL, False, "all connections to upstream are busy", "RFC 9110 15.6.4", None, 1
+    )
     # fmt: on
 
     @property
@@ -118,6 +137,11 @@ class Refusal(Enum):
     def close(self) -> bool:
         """Whether the client connection ends with this answer."""
         return self.value.close
+
+    @property
+    def retry_after(self) -> int | None:
+        """Seconds after which the client may try again; None where that is not known to help."""
+        return self.value.retry_after
 
     @property
     def message(self) -> str:

@@ -98,6 +98,23 @@ class Route(Section, frozen=True, kw_only=True):
     retry: Retry = Retry()
 
 
+class Sessions(Section, frozen=True, kw_only=True):
+    """Sessions of the legacy era, kept in memory that all workers share."""
+
+    capacity: Annotated[int, Meta(ge=1, le=2**20)] = 65_536
+    """Most sessions at a time on this host; each takes up to 1.5 KiB, allocated at the start."""
+    idle_timeout: Duration = Duration(1800)
+    """A session without a request, an open stream or a running call for so long is over."""
+    max_lifetime: Duration = Duration(86_400)
+    """A session this old is over, however busy it is."""
+    per_principal: Positive = 1000
+    """Most sessions of one principal; of one client address where nobody authenticates."""
+    recovery: Literal["reinitialize", "expire"] = "reinitialize"
+    """When an upstream has lost a session: initialize it anew, or tell the client (404)."""
+    recovery_wait: Duration = Duration(3)
+    """How long a session's own upstream is tried while it refuses connections, before it counts as gone."""
+
+
 class Http(Section, frozen=True, kw_only=True):
     """Limits on what a client may send, and how long it may take."""
 
@@ -166,6 +183,7 @@ class Config(Section, frozen=True, kw_only=True):
     drain_timeout: Duration = Duration(30)
     """How long open exchanges may go on after SIGTERM before they are cut off."""
     routes: list[Route]
+    sessions: Sessions = Sessions()
     http: Http = Http()
     log: Log = Log()
     access_log: AccessLog | None = None

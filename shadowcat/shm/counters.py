@@ -73,6 +73,24 @@ FAMILIES: Final = (
     Family("pool_idle", Kind.GAUGE, "Open connections to an upstream without a request", _UPSTREAM),
     Family("pool_active", Kind.GAUGE, "Connections to an upstream with a request", _UPSTREAM),
     Family("pool_queue", Kind.GAUGE, "Requests waiting for a connection to an upstream", _UPSTREAM),
+    Family("sessions_created_total", Kind.COUNTER, "Sessions that an upstream has opened", _UPSTREAM),
+    Family("sessions_ended_total", Kind.COUNTER, "Sessions that left an upstream, for any reason", _UPSTREAM),
+    Family(
+        "session_recoveries_total",
+        Kind.COUNTER,
+        "Sessions initialized anew after their upstream lost them",
+        _ROUTE,
+    ),
+    Family("session_recovery_failures_total", Kind.COUNTER, "Sessions that could not be recovered", _ROUTE),
+    Family(
+        "session_answers_dropped_total", Kind.COUNTER, "Client answers to requests nobody waits for", _ROUTE
+    ),
+    Family(
+        "session_notifications_dropped_total",
+        Kind.COUNTER,
+        "Notifications and answers to sessions that their upstream lost",
+        _ROUTE,
+    ),
     Family("refusals_total", Kind.COUNTER, "Requests answered by the proxy itself, by reason", ("reason",)),
     Family("client_received_bytes_total", Kind.COUNTER, "Bytes received from clients"),
     Family("client_sent_bytes_total", Kind.COUNTER, "Bytes sent to clients"),

@@ -40,6 +40,12 @@ class Mail(IntEnum):
     """Register the listeners of slot `argument` beside the own ones."""
     RELEASE_SLOT = 2
     """Stop accepting on the listeners of slot `argument`."""
+    END_STREAM = 3
+    """Close streams of the session in table slot `argument` that are not its present one."""
+    WAKE = 4
+    """The recovery of the session in table slot `argument` is over."""
+    END_SESSION = 5
+    """End a session: the low 24 bits of its version word, then the table slot in 24 bits."""
 
 
 class Mailboxes:
