@@ -4,19 +4,26 @@ area        writers                                         module
 host        supervisor                                      host.py
 pages       one per process: that process                   page.py, counters.py
 mail        one ring per (sender, receiver): its sender     mailboxes.py
+sessions    any worker, under locks of single slots         sessions/layout.py
+board       any worker                                      board.py
 """
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Final, Protocol
 
 from shadowcat.config.model import Config
+from shadowcat.shm.board import Board
 from shadowcat.shm.counters import Layout
 from shadowcat.shm.host import HostFlags
 from shadowcat.shm.mailboxes import Mailboxes
 from shadowcat.shm.page import HEADER, Page
 from shadowcat.shm.region import PAGE, WORD, Plan, Region
+from shadowcat.shm.sessions import layout as session_layout
+from shadowcat.shm.sessions.owners import SECRET, Owners
+from shadowcat.shm.sessions.table import SessionTable
 
 SUPERVISOR: Final = 0
 CONTROL: Final = 1
@@ -47,7 +54,7 @@ class Lifeline(Protocol):
 class Shared:
     """Every shared area, by name."""
 
-    __slots__ = ("_pages", "_region", "host", "layout", "mail")
+    __slots__ = ("_pages", "_region", "_section", "_sessions", "board", "host", "layout", "mail")
 
     def __init__(self, config: Config) -> None:
         processes = worker_number(config.workers)
@@ -57,11 +64,17 @@ class Shared:
         mail = Mailboxes.plan(plan, processes)
         words = HEADER + self.layout.size
         pages = [plan.add(words * WORD, PAGE) for _ in range(processes)]
+        rows = sum(len(route.upstreams) for route in config.routes)
+        board = Board.plan(plan, rows)
+        self._section = config.sessions
+        self._sessions = session_layout.plan(plan, config.sessions.capacity, processes)
         self._region = region = Region(plan.size)
         self.host = HostFlags(region, host, config.workers)
         self._pages = tuple(Page(region.words(area.offset, words)) for area in pages)
         dropped = self.layout.cell("mail_dropped_total")
         self.mail = Mailboxes(region, mail, [page.cells[dropped : dropped + 1] for page in self._pages])
+        self.board = Board(region, board, rows)
+        Owners.seed(region, self._sessions, os.urandom(SECRET))
 
     @classmethod
     def create(cls, config: Config) -> Shared:
@@ -82,6 +95,14 @@ class Shared:
     def page(self, process: int) -> Page:
         """The counters page of `process`."""
         return self._pages[process]
+
+    def sessions_for(self, process: int) -> SessionTable:
+        """The session table for `process`, to be made by that process itself, after its fork.
+
+        Raises:
+            OSError: No descriptor is to be had.
+        """
+        return SessionTable(self._region, self._sessions, self._section, process)
 
     def close(self) -> None:
         """Close the descriptors; the memory itself goes when the last process has ended."""

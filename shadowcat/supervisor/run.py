@@ -64,6 +64,7 @@ class Supervisor:
             on_ready: Called once, when every member is ready for the first time.
         """
         self._shared = shared
+        self._sessions = shared.sessions_for(SUPERVISOR)
         self._members = members
         self._workers = [member for member in members if member.worker is not None]
         self._others = [member for member in members if member.worker is None]
@@ -101,6 +102,7 @@ class Supervisor:
             self._leave_nobody()
             self._selector.close()
             self._signals.restore()
+            self._sessions.close()
         return self._status
 
     # What happens
@@ -236,6 +238,7 @@ class Supervisor:
 
     def _forget(self, member: Member) -> None:
         """In the child: close what belongs to the supervisor or to a sibling."""
+        self._sessions.close()
         self._selector.close()
         self._signals.close()
         for other in self._members:
@@ -248,6 +251,7 @@ class Supervisor:
         if member.page is not None and member.number is not None:
             member.page.reset_gauges(self._shared.layout)
             self._shared.mail.clear(member.number)
+            self._sessions.repair(member.number)
         if member.worker is not None:
             self._adoption.forget(member.worker)
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from shadowcat.config.model import Config, Route, Upstream
+from shadowcat.config.model import Config, Route, Sessions, Upstream
 from shadowcat.shm.shared import Shared
+from tests.unit.shm.sessions import Host
 
 Fork = Callable[[Callable[[], None]], int]
 
@@ -15,6 +16,7 @@ Fork = Callable[[Callable[[], None]], int]
 def config() -> Config:
     return Config(
         workers=2,
+        sessions=Sessions(capacity=64),
         routes=[
             Route(
                 path="/mcp",
@@ -55,3 +57,16 @@ def fork() -> Iterator[Fork]:
     yield start
     failed = [pid for pid in children if os.waitpid(pid, 0)[1] != 0]
     assert not failed
+
+
+@pytest.fixture
+def host() -> Iterator[Callable[..., Host]]:
+    hosts: list[Host] = []
+
+    def start(**how: float) -> Host:
+        hosts.append(Host(**how))  # type: ignore[arg-type]
+        return hosts[-1]
+
+    yield start
+    for one in hosts:
+        one.close()

@@ -1,0 +1,76 @@
+"""Locks between processes that nobody waits for, and that die with their holder.
+
+An open-file-description lock belongs to an open file, so a descriptor inherited over a fork would share its
+parent's locks: each process opens the region anew. Only the non-blocking form is used: a blocking call stops
+the whole event loop, for ever behind a holder that was stopped. A named lock line is one byte of the region,
+by custom the first byte of what it guards, so no two areas can have the same line.
+
+Two acquisitions by one process do not exclude each other: a process here has one thread, and holds a lock
+over a few stores, never over a wait.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from typing import Final
+
+from shadowcat.errors import ShadowcatError
+from shadowcat.shm.region import Region
+
+TRIES: Final = 3
+
+_pack: Final = struct.Struct("hhqqi4x").pack
+"""struct flock of 64-bit Linux: type, whence, start, length, pid (0, as fcntl(2) demands)."""
+# A lock costs 0.7 us, of which looking these up would be a tenth.
+_fcntl: Final = fcntl.fcntl
+_SETLK: Final = fcntl.F_OFD_SETLK
+_WRLCK: Final = fcntl.F_WRLCK
+_UNLCK: Final = fcntl.F_UNLCK
+
+
+class LockBusyError(ShadowcatError):
+    """Another process holds the lock.
+
+    Try again from a 1 ms timer; give up after 50 ms (the holder has been stopped, or is being killed).
+    """
+
+
+class Locks:
+    """The calling process's locks on a region."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, region: Region) -> None:
+        """Open the region anew; call it in the process that is to hold the locks, after its fork.
+
+        Raises:
+            OSError: No descriptor is to be had.
+        """
+        self._fd = os.open(f"/proc/self/fd/{region.fd}", os.O_RDWR | os.O_CLOEXEC)
+
+    def acquire(self, line: int) -> None:
+        """Take the lock line at byte `line` of the region.
+
+        Raises:
+            LockBusyError: Somebody else holds it; nothing has changed.
+        """
+        request = _pack(_WRLCK, os.SEEK_SET, line, 1, 0)
+        left = TRIES
+        while left:
+            left -= 1
+            try:
+                _fcntl(self._fd, _SETLK, request)
+                return
+            except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: held (fcntl(2))
+                continue
+        raise LockBusyError(f"the lock at byte {line} is held by another process")
+
+    def release(self, line: int) -> None:
+        """Give a lock line back."""
+        _fcntl(self._fd, _SETLK, _pack(_UNLCK, os.SEEK_SET, line, 1, 0))
+
+    def close(self) -> None:
+        """Close the descriptor; whatever is held is released."""
+        os.close(self._fd)
