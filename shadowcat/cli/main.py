@@ -14,6 +14,7 @@ COMMANDS: Final = {
     "check": "Validate a configuration file.",
     "schema": "Print the JSON Schema of the configuration.",
     "status": "Show what a running Shadowcat does.",
+    "sessions": "List the sessions of a running Shadowcat, or end one.",
     "mock": "Run stand-in servers to test against.",
     "bench": "Load an MCP server and measure it.",
 }

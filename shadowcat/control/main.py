@@ -14,7 +14,10 @@ import uvloop
 from aiohttp import web
 
 from shadowcat.config.model import Config
+from shadowcat.control.closer import Closer
+from shadowcat.control.recounter import Recounter
 from shadowcat.control.server import Admin
+from shadowcat.control.sweeper import Sweeper
 from shadowcat.shm.page import Page, State
 from shadowcat.shm.shared import CONTROL, Lifeline, Shared
 
@@ -53,14 +56,21 @@ async def _serve(
     loop.add_signal_handler(signal.SIGTERM, end.set)
     loop.add_signal_handler(signal.SIGQUIT, os._exit, 0)
     loop.add_reader(lifeline.fileno(), os._exit, 1)
+    table = shared.sessions_for(CONTROL)
+    closer = Closer(config, shared, table)
     runner = web.AppRunner(
-        Admin(config, shared).application(), access_log=None, handle_signals=False, shutdown_timeout=_FAREWELL
+        Admin(config, shared, table, closer).application(),
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=_FAREWELL,
     )
     await runner.setup()
     protocol = runner.server
     assert protocol is not None  # setup() made it
     servers = [await _listen(loop, protocol, listener) for listener in sockets]
     heart = _Heart(loop, page)
+    sweeper = Sweeper(table, closer, Recounter(shared.sessions_for(CONTROL), loop).start)
+    sweeper.start(loop)
     page.set_state(State.READY)
     lifeline.ready()
     await end.wait()
@@ -68,6 +78,7 @@ async def _serve(
     for server in servers:
         server.close()
     await runner.cleanup()
+    sweeper.stop()
     heart.stop()
     loop.remove_reader(lifeline.fileno())
 

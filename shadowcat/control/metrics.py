@@ -12,18 +12,23 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from shadowcat import __version__
+from shadowcat.config.model import Config
+from shadowcat.control.closer import Row, upstream_rows
 from shadowcat.control.processes import members
 from shadowcat.control.readiness import complaints
 from shadowcat.control.reading import Reading
 from shadowcat.shm.counters import FAMILIES, PREFIX, Family, Kind
+from shadowcat.shm.sessions.table import SessionTable
 from shadowcat.shm.shared import Shared, worker_number
 
 
 class CellCollector(Collector):
     """Turns the pages, and what the operating system knows of the processes, into metric families."""
 
-    def __init__(self, shared: Shared, now_ns: int) -> None:
+    def __init__(self, config: Config, shared: Shared, table: SessionTable, now_ns: int) -> None:
+        self._config = config
         self._shared = shared
+        self._table = table
         self._now_ns = now_ns
 
     def collect(self) -> Iterable[Metric]:
@@ -31,6 +36,7 @@ class CellCollector(Collector):
         reading = Reading(self._shared)
         for family in FAMILIES:
             yield self._family(family, reading)
+        yield from self._sessions(reading)
         yield from self._processes()
         yield from self._host()
 
@@ -60,6 +66,21 @@ class CellCollector(Collector):
         for labels, value in reading.series(family):
             metric.add_metric(labels, value)
         return metric
+
+    def _sessions(self, reading: Reading) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            PREFIX + "sessions", "Sessions in the table, expired ones not yet swept included",
+            value=self._table.count(),
+        )  # fmt: skip
+        yield GaugeMetricFamily(
+            PREFIX + "sessions_capacity", "Most sessions that the table holds", value=self._table.capacity
+        )
+        pinned = GaugeMetricFamily(
+            PREFIX + "sessions_pinned", "Sessions that an upstream has now", labels=Row._fields
+        )
+        for row in dict.fromkeys(upstream_rows(self._config)):
+            pinned.add_metric(row, reading.pinned(*row))
+        yield pinned
 
     def _processes(self) -> Iterator[Metric]:
         labels = ("process", "worker")
@@ -106,11 +127,15 @@ def _metric(
     return family(name, text, labels=labels)
 
 
-def exposition(shared: Shared, accept: str, now_ns: int) -> tuple[bytes, str]:
+def exposition(
+    config: Config, shared: Shared, table: SessionTable, accept: str, now_ns: int
+) -> tuple[bytes, str]:
     """The metrics page.
 
     Args:
+        config: The configuration the host runs with.
         shared: The shared areas.
+        table: The sessions.
         accept: The Accept field of the request; Prometheus asks for OpenMetrics there.
         now_ns: CLOCK_MONOTONIC.
 
@@ -118,6 +143,6 @@ def exposition(shared: Shared, accept: str, now_ns: int) -> tuple[bytes, str]:
         The body and its content type.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(CellCollector(shared, now_ns))
+    registry.register(CellCollector(config, shared, table, now_ns))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type

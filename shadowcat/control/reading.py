@@ -29,6 +29,15 @@ class Reading:
         """Labels and sum of every member of a counter or gauge family."""
         return ((labels, self._totals[cell]) for labels, cell in self._layout.series(family.name))
 
+    def total(self, family: str) -> int:
+        """The sum over all members of a counter or gauge family."""
+        return sum(self._totals[cell] for _, cell in self._layout.series(family))
+
+    def pinned(self, route: str, upstream: str) -> int:
+        """How many sessions an upstream has: not below 0, whichever of the two counts was read too late."""
+        created = self.value("sessions_created_total", route, upstream)
+        return max(0, created - self.value("sessions_ended_total", route, upstream))
+
     def statuses(self, route: str) -> dict[int, int]:
         """How often each HTTP status was answered on a route; statuses never answered are left out."""
         base = self._layout.statuses(route)

@@ -13,21 +13,26 @@ from aiohttp import hdrs, web
 
 from shadowcat.config.model import Config
 from shadowcat.control import guard
+from shadowcat.control.closer import Closer
 from shadowcat.control.metrics import exposition
 from shadowcat.control.readiness import complaints
+from shadowcat.control.sessions import SessionsApi
 from shadowcat.control.status import status
 from shadowcat.log import LOGGER
+from shadowcat.shm.sessions.table import SessionTable
 from shadowcat.shm.shared import Shared
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Admin:
-    """Answers every path of the admin listener. Only reads; nothing here changes state."""
+    """Answers every path of the admin listener."""
 
-    def __init__(self, config: Config, shared: Shared) -> None:
+    def __init__(self, config: Config, shared: Shared, table: SessionTable, closer: Closer) -> None:
         self._config = config
         self._shared = shared
+        self._table = table
+        self._sessions = SessionsApi(config, table, closer)
 
     def application(self) -> web.Application:
         """The application to serve."""
@@ -36,6 +41,7 @@ class Admin:
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/api/status", self._status)
+        application.router.add_routes(self._sessions.routes())
         return application
 
     async def _livez(self, _request: web.Request) -> web.Response:
@@ -49,11 +55,11 @@ class Admin:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         accept = request.headers.get(hdrs.ACCEPT, "")
-        body, content_type = exposition(self._shared, accept, time.monotonic_ns())
+        body, content_type = exposition(self._config, self._shared, self._table, accept, time.monotonic_ns())
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 
     async def _status(self, _request: web.Request) -> web.Response:
-        body = status(self._config, self._shared, time.monotonic_ns())
+        body = status(self._config, self._shared, self._table, time.monotonic_ns())
         return web.Response(body=body, content_type="application/json")
 
 
@@ -62,7 +68,11 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Guard every path, unknown ones included, and give every error the same form."""
     response: web.StreamResponse
     denial = guard.check(
-        request.headers.getall(hdrs.HOST, []), request.headers.getall(hdrs.ORIGIN, []), _is_local(request)
+        request.method,
+        request.headers.getall(hdrs.HOST, []),
+        request.headers.getall(hdrs.ORIGIN, []),
+        _is_local(request),
+        request.headers.getall("Sec-Fetch-Site", []),
     )
     if denial is not None:
         response = _error(denial.status, denial.message)

@@ -14,6 +14,7 @@ from shadowcat.control.processes import Member, members
 from shadowcat.control.readiness import complaints
 from shadowcat.control.reading import Reading
 from shadowcat.shm.counters import FAMILIES
+from shadowcat.shm.sessions.table import SessionTable
 from shadowcat.shm.shared import Shared, worker_number
 
 Document = dict[str, Any]
@@ -29,13 +30,21 @@ _HOST = {
     if not family.labels and not family.per_worker
 }
 
+_SESSIONS = {
+    "created": "sessions_created_total",
+    "ended": "sessions_ended_total",
+    "recoveries": "session_recoveries_total",
+    "recovery_failures": "session_recovery_failures_total",
+}
 
-def status(config: Config, shared: Shared, now_ns: int) -> bytes:
+
+def status(config: Config, shared: Shared, table: SessionTable, now_ns: int) -> bytes:
     """The document as JSON: counters since the start, levels now; times in seconds, sizes in bytes.
 
     Args:
         config: The configuration the host runs with.
         shared: The shared areas.
+        table: The sessions.
         now_ns: CLOCK_MONOTONIC.
     """
     host = shared.host
@@ -57,6 +66,7 @@ def status(config: Config, shared: Shared, now_ns: int) -> bytes:
             if member.slot is not None
         ],
         "routes": [_route(route, reading) for route in config.routes],
+        "sessions": _sessions(table, reading),
         "refusals": {
             labels[0]: count
             for family in FAMILIES
@@ -67,6 +77,15 @@ def status(config: Config, shared: Shared, now_ns: int) -> bytes:
         "totals": {key: reading.value(family) for key, family in _HOST.items()},
     }
     return orjson.dumps(document)
+
+
+def _sessions(table: SessionTable, reading: Reading) -> Document:
+    """`live` counts what is in the table; the totals count each upstream that a session has been with."""
+    return {
+        "live": table.count(),
+        "capacity": table.capacity,
+        **{key: reading.total(family) for key, family in _SESSIONS.items()},
+    }
 
 
 def _process(shared: Shared, member: Member, now_ns: int) -> Document:
@@ -107,7 +126,11 @@ def _route(route: Route, reading: Reading) -> Document:
         "client_aborts": reading.value("client_aborts_total", route.path),
         "mean_duration_seconds": seconds / counts[-1] if counts[-1] else None,
         "upstreams": [
-            {"name": name, "url": upstream.url}
+            {
+                "name": name,
+                "url": upstream.url,
+                "sessions": reading.pinned(route.path, name),
+            }
             | {key: reading.value(family, route.path, name) for key, family in _UPSTREAM.items()}
             for upstream in route.upstreams
             for name in (urls.upstream_name(upstream),)

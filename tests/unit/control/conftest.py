@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowcat.config.model import Config, Route, Upstream
+from shadowcat.config.model import Config, Route, Sessions, Upstream
 from shadowcat.control.main import run
 from shadowcat.shm.shared import Shared, worker_number
 
@@ -94,6 +94,7 @@ def config() -> Config:
             ),
             Route(path="/other", upstreams=[Upstream(name="a", url="http://127.0.0.1:3003/mcp")]),
         ],
+        sessions=Sessions(capacity=64),
     )
 
 

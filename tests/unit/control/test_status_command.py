@@ -32,6 +32,9 @@ def traffic(shared, full_start) -> None:
     cells[layout.cell("connections")] = 56
     cells[layout.cell("upstream_requests_total", "/mcp", "b")] = 789
     cells[layout.cell("refusals_total", "no_route")] = 3
+    cells[layout.cell("sessions_created_total", "/mcp", "b")] = 4321
+    cells[layout.cell("sessions_ended_total", "/mcp", "b")] = 1111
+    cells[layout.cell("session_recoveries_total", "/other")] = 17
     shared.host.set_addresses(b'{"listen":["127.0.0.1:43121"]}')
 
 
@@ -48,6 +51,8 @@ def test_tables_over_tcp_and_unix(control, tcp, unix, traffic) -> None:
         assert "1234" in line(result.output, "/mcp")
         assert "200:1234" in line(result.output, "/mcp")
         assert "789" in line(result.output, "b ")
+        assert "3210" in line(result.output, "b ")
+        assert "0 of 64 sessions; since the start 4321 created, 1111 ended, 17 recovered" in result.output
         assert "56" in line(result.output, "worker 1")
         assert str(os.getpid()) in line(result.output, "worker 0")
         assert str(control.pid) in line(result.output, "control")
@@ -91,10 +96,11 @@ def test_watching_shows_rates_and_outlives_the_control_process(
 def test_rates_are_differences() -> None:
     def document(uptime: float, requests: int, cpu: float) -> dict[str, object]:
         upstream = dict.fromkeys(
-            ("pool_active", "pool_idle", "pool_queue", "pool_dials", "pool_dial_failures"), 0
+            ("sessions", "pool_active", "pool_idle", "pool_queue", "pool_dials", "pool_dial_failures"), 0
         )
         return {
             "version": "1", "pid": 1, "uptime_seconds": uptime, "ready": True, "reasons": [], "refusals": {},
+            "sessions": {"live": 3, "capacity": 64, "created": 5, "ended": 2, "recoveries": 1},
             "processes": [],
             "workers": [{
                 "process": "worker", "slot": 0, "pid": 7, "state": "ready", "connections": 0, "in_flight": 0,
