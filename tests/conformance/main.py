@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from .difference import Change, Check, Outcome, Results, compare, count
 from .processes import StartError, announced
@@ -17,26 +20,46 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "conformance"
 WORKERS = 2
 LOST, BROKEN = 1, 2
+_SESSIONS_CREATED = re.compile(r'shadowcat_sessions_created_total\{.*upstream="([^"]+)".*\} (\d+)')
+
+
+class Proxy(NamedTuple):
+    """A running Shadowcat."""
+
+    url: str  # to use instead of the upstreams' URLs
+    metrics: str
+
+    def sessions(self) -> dict[str, int]:
+        """Return how many sessions each upstream has been given so far."""
+        with urllib.request.urlopen(self.metrics, timeout=10) as response:
+            return sessions_in(response.read().decode())
+
+
+def sessions_in(page: str) -> dict[str, int]:
+    """Return how many sessions each upstream has been given, from a metrics page."""
+    return {upstream: int(count) for upstream, count in _SESSIONS_CREATED.findall(page)}
 
 
 @contextlib.contextmanager
-def conformance_server(results: Path) -> Iterator[str]:
+def conformance_server(log: Path) -> Iterator[str]:
     """Run the conformance server and yield its URL."""
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     command = [sys.executable, "-m", "conformance.server"]
-    with announced(command, results / "server", environ) as ready:
+    with announced(command, log, environ) as ready:
         yield str(ready["url"])
 
 
 @contextlib.contextmanager
-def shadowcat(upstream: str, results: Path) -> Iterator[str]:
-    """Run Shadowcat in front of `upstream` and yield the URL to use instead of it."""
+def shadowcat(upstreams: Sequence[str], results: Path) -> Iterator[Proxy]:
+    """Run Shadowcat in front of these upstreams."""
     # A SHADOWCAT_ variable of the caller would be configuration (it outranks the defaults).
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SHADOWCAT_")}
     command = [str(Path(sys.executable).with_name("shadowcat-supervisor")), "--workers", str(WORKERS)]
-    command += ["--bind", "127.0.0.1:0", "--admin", "off", "--upstream", upstream]
+    command += ["--bind", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    for number, url in enumerate(upstreams):
+        command += ["--upstream", f"upstream-{number}={url}"]
     with announced(command, results / "shadowcat", environ) as ready:
-        yield f"http://{ready['listen'][0]}/mcp"
+        yield Proxy(f"http://{ready['listen'][0]}/mcp", f"http://{ready['admin']}/metrics")
 
 
 def summary(leg: Leg, way: str, results: Results) -> str:
@@ -62,8 +85,19 @@ def describe(change: Change) -> str:
     return f"{line}\n      {message}" if message else line
 
 
-def run(legs: Sequence[Leg], results: Path, *, direct_only: bool) -> int:
+def spread(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    """Return how many sessions each upstream was given between two readings."""
+    return {upstream: count - before.get(upstream, 0) for upstream, count in after.items()}
+
+
+def run(legs: Sequence[Leg], results: Path, *, direct_only: bool, upstreams: int) -> int:
     """Run these legs and print what came of them.
+
+    Args:
+        legs: Which.
+        results: Where the suite's files and the logs go.
+        direct_only: Leave the proxy out.
+        upstreams: How many conformance servers stand behind the proxy; the direct run uses the first.
 
     Returns:
         The exit status: 0, or `LOST` if the proxy lost a check or our own server does not pass them all.
@@ -72,10 +106,13 @@ def run(legs: Sequence[Leg], results: Path, *, direct_only: bool) -> int:
     results.mkdir(parents=True, exist_ok=True)
     status = 0
     with contextlib.ExitStack() as running:
-        server = running.enter_context(conformance_server(results))
-        proxy = None if direct_only else running.enter_context(shadowcat(server, results))
+        servers = [
+            running.enter_context(conformance_server(results / f"server-{number}"))
+            for number in range(upstreams)
+        ]
+        proxy = None if direct_only else running.enter_context(shadowcat(servers, results))
         for leg in legs:
-            direct = suite.run(leg, server, results / f"{leg.revision}-direct")
+            direct = suite.run(leg, servers[0], results / f"{leg.revision}-direct")
             print(summary(leg, "direct", direct), flush=True)
             failures = [check for check, outcome in direct.items() if outcome.status == "FAILURE"]
             if failures or count(direct, "SUCCESS") < leg.checks:
@@ -85,8 +122,16 @@ def run(legs: Sequence[Leg], results: Path, *, direct_only: bool) -> int:
                 status = LOST
             if proxy is None:
                 continue
-            proxied = suite.run(leg, proxy, results / f"{leg.revision}-proxied")
+            before = proxy.sessions() if upstreams > 1 else {}
+            proxied = suite.run(leg, proxy.url, results / f"{leg.revision}-proxied")
             print(summary(leg, "proxied", proxied), flush=True)
+            if upstreams > 1:
+                sessions = spread(before, proxy.sessions())
+                print("  sessions by upstream:", *sorted(sessions.values()), flush=True)
+                # Without sessions on each of them the run says nothing about keeping them apart.
+                if leg.sessions and not all(sessions.get(f"upstream-{n}") for n in range(upstreams)):
+                    print("  not every upstream was given sessions")
+                    status = LOST
             changes = compare(direct, proxied)
             print(*map(describe, changes) if changes else ["  no difference"], sep="\n", flush=True)
             if any(change.lost for change in changes):
@@ -105,12 +150,24 @@ def main() -> int:
         "--direct", action="store_true", help="check the conformance server only, without the proxy"
     )
     parser.add_argument(
+        "--upstreams",
+        type=int,
+        choices=range(1, 9),
+        default=1,
+        metavar="N",
+        help="how many servers stand behind the proxy; with more than one, only revisions with sessions run "
+        "unless --leg names others (default: 1)",
+    )
+    parser.add_argument(
         "--output", type=Path, default=CACHE / "results", help="where the suite's files and the logs go"
     )
     arguments = parser.parse_args()
     legs = [by_revision[revision] for revision in arguments.leg or by_revision]
+    if arguments.upstreams > 1 and not arguments.leg:
+        # A server announces changes to its own subscribers: a stateless revision loses that by design.
+        legs = [leg for leg in legs if leg.sessions]
     try:
-        return run(legs, arguments.output, direct_only=arguments.direct)
+        return run(legs, arguments.output, direct_only=arguments.direct, upstreams=arguments.upstreams)
     except (SuiteError, StartError) as error:
         print(f"conformance: {error}", file=sys.stderr)
         return BROKEN

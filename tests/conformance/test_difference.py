@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -88,32 +88,89 @@ class RecordedSuite:
         return self._recorded[url]
 
 
+class RecordedProxy:
+    """Stands in for a running proxy: every reading of its metrics finds more sessions."""
+
+    url = "proxy"
+
+    def __init__(self, gained: Mapping[str, int]) -> None:
+        self._gained = gained
+        self._readings = 0
+
+    def sessions(self) -> dict[str, int]:
+        self._readings += 1
+        return {upstream: self._readings * count for upstream, count in self._gained.items()}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`main.run` over recorded results."""
+
+    def run(
+        leg: Leg, direct: dict[str, str], proxied: dict[str, str], gained: Mapping[str, int], upstreams: int
+    ) -> int:
+        suite = RecordedSuite({"server": results(**direct), "proxy": results(**proxied)})
+
+        @contextlib.contextmanager
+        def server(_log: Path) -> Iterator[str]:
+            yield "server"
+
+        @contextlib.contextmanager
+        def proxy(servers: Sequence[str], _results: Path) -> Iterator[RecordedProxy]:
+            assert servers == ["server"] * upstreams
+            yield RecordedProxy(gained)
+
+        monkeypatch.setattr(main, "prepare", lambda _cache: suite)
+        monkeypatch.setattr(main, "conformance_server", server)
+        monkeypatch.setattr(main, "shadowcat", proxy)
+        return main.run([leg], tmp_path, direct_only=False, upstreams=upstreams)
+
+    return run
+
+
+BOTH_PASS = {"a": "SUCCESS", "b": "SUCCESS"}
+
+
 @pytest.mark.parametrize(
     ("direct", "proxied", "status"),
     [
-        ({"a": "SUCCESS", "b": "SUCCESS"}, {"a": "SUCCESS", "b": "SUCCESS"}, 0),
-        ({"a": "SUCCESS", "b": "SUCCESS"}, {"a": "SUCCESS", "b": "WARNING"}, 1),
+        (BOTH_PASS, BOTH_PASS, 0),
+        (BOTH_PASS, {"a": "SUCCESS", "b": "WARNING"}, 1),
         ({"a": "SUCCESS", "b": "FAILURE"}, {"a": "SUCCESS", "b": "FAILURE"}, 1),
         ({"a": "SUCCESS"}, {"a": "SUCCESS"}, 1),
     ],
     ids=["same", "lost through the proxy", "our own server fails", "our own server lacks a fixture"],
 )
 def test_exit_status(
-    direct: dict[str, str],
-    proxied: dict[str, str],
-    status: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    run: Callable[..., int], direct: dict[str, str], proxied: dict[str, str], status: int
 ) -> None:
-    @contextlib.contextmanager
-    def running(*arguments: object) -> Iterator[str]:
-        yield "server" if len(arguments) == 1 else "proxy"
+    assert run(Leg("2026-07-28", 2, sessions=False), direct, proxied, {}, 1) == status
 
-    suite = RecordedSuite({"server": results(**direct), "proxy": results(**proxied)})
-    monkeypatch.setattr(main, "prepare", lambda _cache: suite)
-    monkeypatch.setattr(main, "conformance_server", running)
-    monkeypatch.setattr(main, "shadowcat", running)
-    assert main.run([Leg("2026-07-28", 2)], tmp_path, direct_only=False) == status
+
+@pytest.mark.parametrize(
+    ("sessions", "gained", "status"),
+    [
+        (True, {"upstream-0": 3, "upstream-1": 4}, 0),
+        (True, {"upstream-0": 7, "upstream-1": 0}, 1),
+        (True, {"upstream-0": 7}, 1),
+        (False, {}, 0),
+    ],
+    ids=["shared", "none for one", "one is unknown", "a revision without sessions"],
+)
+def test_every_upstream_must_have_taken_part(
+    run: Callable[..., int], sessions: bool, gained: dict[str, int], status: int
+) -> None:
+    assert run(Leg("2025-11-25", 2, sessions), BOTH_PASS, BOTH_PASS, gained, 2) == status
+
+
+def test_sessions_are_read_from_the_metrics_page() -> None:
+    page = """
+# TYPE shadowcat_sessions_created counter
+shadowcat_sessions_created_total{route="/mcp",upstream="upstream-0"} 12.0
+shadowcat_sessions_created_total{route="/mcp",upstream="upstream-1"} 0.0
+shadowcat_sessions_ended_total{route="/mcp",upstream="upstream-1"} 5.0
+"""
+    assert main.sessions_in(page) == {"upstream-0": 12, "upstream-1": 0}
 
 
 def test_legs_are_the_three_revisions_with_their_reference_counts() -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx2
 import uvicorn
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
@@ -26,12 +27,26 @@ def run(url: str, mode: str, use: Callable[[Client], Awaitable[None]], **options
     asyncio.run(session(url, mode, use, **options))
 
 
-async def session(url: str, mode: str, use: Callable[[Client], Awaitable[None]], **options: Any) -> None:
+async def session(
+    url: str,
+    mode: str,
+    use: Callable[[Client], Awaitable[None]],
+    *,
+    timeout: float = 20,  # noqa: ASYNC109 - how long a test may take
+    http_client: httpx2.AsyncClient | None = None,
+    **options: Any,
+) -> None:
     """The same inside a loop that runs already."""
-    transport = streamable_http_client(url, max_sse_event_size=None)
+    transport = streamable_http_client(url, max_sse_event_size=None, http_client=http_client)
     # Without a cache every list is a request.
-    async with asyncio.timeout(20), Client(transport, mode=mode, cache=None, **options) as client:
+    async with asyncio.timeout(timeout), Client(transport, mode=mode, cache=None, **options) as client:
         await use(client)
+
+
+def without_keep_alive() -> httpx2.AsyncClient:
+    """An HTTP client for `session` that opens a connection for every request."""
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+    return httpx2.AsyncClient(limits=limits, timeout=60)
 
 
 def text_of(result: Any) -> str:
