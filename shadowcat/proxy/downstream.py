@@ -258,6 +258,7 @@ class ClientConnection(asyncio.Protocol, Timed):
             self._answer(OwnAnswer(refusal, template, body, values=values))
             return
         envelope = None
+        new_exchange = template.new_exchange
         if template.is_post:
             envelope = peek(body)
             kind = envelope.kind
@@ -267,6 +268,10 @@ class ClientConnection(asyncio.Protocol, Timed):
                 or (template.is_modern and not template.agrees(envelope, values))
             ):
                 objection = inspect(envelope, template.era, template.mirrored(values))
+                if kind is _BATCH and template.session_id is not None:
+                    # Whether that is allowed depends on the session.
+                    objection = None
+                    new_exchange = self._plane.kinds.batch
             else:
                 objection = None
             if objection is not None:
@@ -279,7 +284,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._state = _ANSWERING
         self.deadline = inf
         plane = self._plane
-        exchange = self._exchange = plane.new_exchange(plane, self, template, route, values, body, envelope)
+        exchange = self._exchange = new_exchange(plane, self, template, route, values, body, envelope)
         exchange.start()
 
     # From the exchange.
@@ -321,6 +326,11 @@ class ClientConnection(asyncio.Protocol, Timed):
             self._exchange.end_stream()
         elif self._state is _READING and self._reader.stage is _IDLE:
             self._rest()
+
+    def touch(self, now_ns: int) -> None:
+        """Some time has passed: see `Exchange.touch`."""
+        if self._exchange is not None:
+            self._exchange.touch(now_ns)
 
     def forget_head(self) -> None:
         """Some time has passed: an idle connection keeps no token."""
