@@ -146,9 +146,9 @@ class ClientConnection(asyncio.Protocol, Timed):
                 if reader.stage is _IDLE and not self._paused:
                     # The short way, for a request with a head like one before that came in one read.
                     last = reader.recall
-                    if (
-                        data.startswith(last.head) or last.match(data) or self._heads.recognises(data, last)
-                    ) and len(data) - last.end == last.length <= self._body_limit:
+                    if (data.startswith(last.head) or last.match(data)) and len(
+                        data
+                    ) - last.end == last.length <= self._body_limit:
                         self._begin(last.verdict, last.values, data[last.end :])
                         return
                 reader.buffer = data
