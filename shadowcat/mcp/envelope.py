@@ -228,7 +228,7 @@ def peek(body: bytes) -> Envelope:
 
 
 def _may_be_deep(body: bytes) -> bool:
-    """Whether a body that is JSON is nested too deep; replacing bytes is 1.5 to 20 times as fast as counting."""
+    """Whether JSON is nested too deep. Replacing bytes is 1.5 to 20 times as fast as counting them."""
     objects = len(body) - len(body.replace(b"{", b""))
     arrays = len(body) - len(body.replace(b"[", b""))
     return objects + arrays > MAX_DEPTH and is_deeper_than_limit(body)
