@@ -16,7 +16,6 @@ from shadowcat.proxy.answers import CONTINUE
 from shadowcat.proxy.exchange import Exchange
 from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER, limit_silence, reset, unacknowledged
 from shadowcat.proxy.own_answer import OwnAnswer
-from shadowcat.proxy.request_heads import RequestHeads
 from shadowcat.proxy.request_reader import Broken, RequestReader, Stage
 from shadowcat.proxy.template import RequestTemplate
 from shadowcat.proxy.wheel import TICK, Timed
@@ -69,7 +68,6 @@ class ClientConnection(asyncio.Protocol, Timed):
         "_discarded",
         "_exchange",
         "_half_closed",
-        "_heads",
         "_keepalive_timeout",
         "_meters",
         "_paused",
@@ -86,7 +84,6 @@ class ClientConnection(asyncio.Protocol, Timed):
     )
 
     _transport: asyncio.Transport
-    _heads: RequestHeads
     _reader: RequestReader
     address: bytes
     """The client's IP address."""
@@ -123,7 +120,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         own = transport.get_extra_info("sockname")
         address = str(peer[0]) if isinstance(peer, tuple) else "unknown"
         self.address = address.encode()
-        self._heads = heads = self._plane.heads_for(
+        heads = self._plane.heads_for(
             loopback=isinstance(own, tuple) and is_loopback(str(own[0])),
             trusted=self._plane.trusted_proxies.trusts(address),
         )
@@ -146,9 +143,9 @@ class ClientConnection(asyncio.Protocol, Timed):
                 if reader.stage is _IDLE and not self._paused:
                     # The short way, for a request with a head like one before that came in one read.
                     last = reader.recall
-                    if (
-                        data.startswith(last.head) or last.match(data) or self._heads.recognises(data, last)
-                    ) and len(data) - last.end == last.length <= self._body_limit:
+                    if (data.startswith(last.head) or last.match(data)) and len(
+                        data
+                    ) - last.end == last.length <= self._body_limit:
                         self._begin(last.verdict, last.values, data[last.end :])
                         return
                 reader.buffer = data

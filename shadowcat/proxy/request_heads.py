@@ -57,21 +57,7 @@ class RequestHeads:
 
     def recall(self) -> RequestRecall:
         """The memory of a new connection."""
-        return Recall(self.limit)
-
-    def recognises(self, data: bytes, recall: RequestRecall) -> bool:
-        """Whether `data` begins with a head in the memo; if so, it is the connection's last one now."""
-        end = data.find(b"\r\n\r\n", 0, self.limit) + 4
-        if end < 4 or not recall.pays():
-            return False
-        head = data[:end]
-        cut = recall.cut_alike(head)
-        entry = self._memo.get(cut.literals) if cut is not None else None
-        if cut is None or entry is None:
-            return False
-        recall.count(hit=True)
-        recall.keep(entry, cut, head)
-        return True
+        return Recall(self.limit, self._memo)
 
     def read(
         self, head: bytes, recall: RequestRecall

@@ -110,7 +110,7 @@ class ResponseHeads:
 
     def recall(self) -> ResponseRecall:
         """The memory of a new connection."""
-        return Recall(HEAD_LIMIT)
+        return Recall(HEAD_LIMIT, self._memo)
 
     def read(self, head: bytes, recall: ResponseRecall) -> tuple[ResponseTemplate, tuple[bytes, ...], int]:
         """Read a whole head that is not the connection's last one.

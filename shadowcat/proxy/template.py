@@ -263,14 +263,16 @@ class RequestTemplate:
         """
         if envelope.method != self._plain_method or envelope.version != self._plain_version:
             return False
+        name = envelope.name
         if self._name_hole >= 0:
             header = values[self._name_hole]
         elif self._plain_name is not None:
             header = self._plain_name
         else:
-            return envelope.name is None and not self._mirrored.name
-        name = envelope.name
-        return name is not None and header == name.encode() and not header.startswith(ENCODED)
+            return name is None and not self._mirrored.name
+        if name is None or header != name.encode():
+            return False
+        return header[: len(ENCODED)] != ENCODED  # `startswith` takes twice as long.
 
     def render(self, origin: Origin, client: bytes, body: bytes, values: tuple[bytes, ...]) -> bytes:
         """The whole request as `origin` gets it.
