@@ -41,6 +41,7 @@ class Gate:
         "_held",
         "_is_stream",
         "_last",
+        "_notes_ids",
         "_notes_requests",
         "_plane",
         "_requests",
@@ -59,6 +60,7 @@ class Gate:
         *,
         is_stream: bool,
         notes_requests: bool,
+        notes_ids: bool,
         succeeded: Callable[[], None] | None,
         break_off: Callable[[], None],
     ) -> None:
@@ -69,7 +71,8 @@ class Gate:
             client: Who gets the answer.
             session: Whose upstream gives it.
             is_stream: Whether it is a stream of events; if not, it is one JSON text.
-            notes_requests: Whether requests of the server are noted; if not, only that there was an event id.
+            notes_requests: Whether requests of the server are noted.
+            notes_ids: Whether it is noted that there was an event id.
             succeeded: Called when the answer turns out a result; None where that is of no interest.
             break_off: Ends the exchange if it still goes on and what has to be noted cannot be.
         """
@@ -78,6 +81,7 @@ class Gate:
         self._session = session
         self._is_stream = is_stream
         self._notes_requests = notes_requests
+        self._notes_ids = notes_ids
         self._requests = ServerRequests(is_stream=is_stream)
         self._succeeded = succeeded
         self._result = ResultWatch(is_stream=is_stream) if succeeded is not None else None
@@ -101,7 +105,7 @@ class Gate:
             return
         requests = self._requests
         digests = requests.feed(content)
-        if requests.has_event_id:
+        if self._notes_ids and requests.has_event_id:
             self._plane.sessions.table.set_delivered(self._session)
         if digests:
             self._note(digests)

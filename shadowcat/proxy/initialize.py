@@ -107,6 +107,7 @@ class InitializeExchange(LockExchange):
             route=self._route,
             pool=pool,
             upstream_id=upstream_id,
+            suffix=self.template.suffix,
             opening=read_request(self.body),
             seconds=self.waits.answer,
         )
@@ -143,4 +144,4 @@ class InitializeExchange(LockExchange):
         if session is not None:
             sessions.persist(partial(sessions.happened, session, self._event))
         elif self._upstream_id is not None and pool is not None:
-            sessions.say_goodbye(pool, self._upstream_id, "")
+            sessions.say_goodbye(pool, self._upstream_id, "", self.template.suffix)

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
 from math import inf
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
@@ -23,7 +22,7 @@ from shadowcat.policy.sessions import Action, Event, Loss, State, may_recover, r
 from shadowcat.proxy.exchange import State as ExchangeState
 from shadowcat.proxy.meters import RouteMeters
 from shadowcat.proxy.redial import Redial
-from shadowcat.proxy.replay import Fields, Opening, Replay, fields_of_session
+from shadowcat.proxy.replay import Opening, Replay, fields_of_session
 from shadowcat.proxy.sessions import NANOSECONDS, RETRY
 from shadowcat.proxy.wheel import Timed
 from shadowcat.shm.locks import LockBusyError
@@ -48,17 +47,6 @@ _DONE: Final = ExchangeState.DONE
 _LOOK_EVERY: Final = 0.1
 _MOST_HELD: Final = 1024
 """Requests of a worker that wait for a recovery, or for an upstream that refuses connections."""
-
-
-class Endpoint(NamedTuple):
-    """Where and how a client speaks to its session."""
-
-    pools: Sequence[Pool]
-    """The upstreams of the route."""
-    suffix: bytes
-    """What of the path follows the route's own, and the query."""
-    fields: Fields
-    """End-to-end fields of a request."""
 
 
 class _Wait(Timed):
@@ -130,6 +118,12 @@ class Recoveries:
         else:
             redial.hold(exchange)
 
+    def refused(self, exchange: SessionExchange, pool: Pool) -> None:
+        """An upstream has refused a connection for an exchange."""
+        redial = self._redials.get(pool)
+        if redial is not None:
+            redial.refused(exchange)
+
     def hold(self, exchange: SessionExchange, session: Session, loss: Loss) -> None:
         """Keep a request until its session, which is gone, is back; bring it back if nobody else does.
 
@@ -194,8 +188,7 @@ class Recoveries:
             return
         self._plane.wheel.set(wait, now + _LOOK_EVERY)
         holder = self._plane.sessions.table.lease(present, int(now * NANOSECONDS))
-        # A lease of its own that it knows nothing of was left by a predecessor of the same number.
-        if holder in (0, self._process) and present.slot not in self._replays:
+        if not holder and present.slot not in self._replays:
             _, first = wait.exchanges[0]
             self._begin(first, present, wait.loss)
 
@@ -230,7 +223,7 @@ class Recoveries:
         if not params or not table.take_lease(session, self._process, until, int(now * NANOSECONDS)):
             return
         home = plane.sessions.pools[session.record.row]
-        pools, suffix, fields = exchange.endpoint
+        pools = exchange.pools
         at = pools.index(home)
         opening = Opening(
             session,
@@ -238,8 +231,7 @@ class Recoveries:
             uris,
             loss,
             (*pools[at:], *pools[:at]),
-            suffix,
-            fields_of_session(fields),
+            fields_of_session(exchange.fields),
         )
         replay = Replay(plane, opening, now + LEASE - _MARGIN, self._settle)
         self._replays[session.slot] = replay
@@ -252,12 +244,9 @@ class Recoveries:
         try:
             event = self._carry_out(replay, event)
         except LockBusyError:
-            if self._plane.clock() < replay.deadline + _MARGIN:
-                self._plane.loop.call_later(RETRY, self._settle, replay, event)
-                return
-            # The lease is over: another worker may try, for which this attempt has been in vain.
-            event = Event.NO_UPSTREAM
-            self._leave(replay)
+            # Until the lease is over at the latest: then there is nothing left to write.
+            self._plane.loop.call_later(RETRY, self._settle, replay, event)
+            return
         slot = replay.opening.session.slot
         self._replays.pop(slot, None)
         wait = self._waits.get(slot)
@@ -271,9 +260,8 @@ class Recoveries:
     def _leave(self, replay: Replay) -> None:
         """End the new upstream session, if there is one, which nobody will use."""
         if replay.upstream_id is not None and replay.pool is not None:
-            opening = replay.opening
-            version = opening.session.record.version
-            self._plane.sessions.say_goodbye(replay.pool, replay.upstream_id, version, opening.suffix)
+            record = replay.opening.session.record
+            self._plane.sessions.say_goodbye(replay.pool, replay.upstream_id, record.version, record.suffix)
 
     def _carry_out(self, replay: Replay, event: Event) -> Event:
         """Do what the end of a replay means for the session; the event, which may turn out another one.
@@ -300,13 +288,13 @@ class Recoveries:
                 return self._carry_out(replay, Event.UNLIKE)
         if Action.DELETE in actions and present is not None:
             sessions.happened(present, Event.LOST)
-        if event is Event.NO_UPSTREAM:
+        if event is Event.NO_UPSTREAM and state is State.RECOVERING:
             sessions.table.drop_lease(session, self._process)
         if Action.RE_PIN in actions:
             # Who answered 404 has nothing left to delete.
             if replay.opening.loss is Loss.REFUSED:
                 home = sessions.pools[record.row]
-                sessions.say_goodbye(home, record.upstream_id, record.version, replay.opening.suffix)
+                sessions.say_goodbye(home, record.upstream_id, record.version, record.suffix)
         else:
             self._leave(replay)
         if Action.WAKE in actions:

@@ -42,18 +42,23 @@ class Redial(Timed):
         if self.deadline == inf:
             self._set()
 
+    def refused(self, exchange: SessionExchange) -> None:
+        """A connection was refused for an exchange: that was the try, if it was its turn."""
+        if exchange is self._probe:
+            self._probe = None
+
     def on_deadline(self, now: float) -> None:
         """Let one try, or let all go on if the last one got through."""
         probe = self._probe
         held = [each for each in self._held if each.state is State.QUEUED]
-        if probe is not None and probe.state is State.QUEUED and probe not in held:
+        if probe is not None and probe.state is State.QUEUED:
             self._held = held  # Its dial is still under way.
             self._set()
             return
         self._probe = None
         self._held = []
-        # In every other state the probe has got a connection, or another answer than a refusal.
-        if probe is not None and probe not in held:
+        if probe is not None:
+            # It got a connection, or failed for another reason, which the others have to find out, too.
             for each in held:
                 each.try_again()
             return

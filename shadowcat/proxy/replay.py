@@ -67,8 +67,6 @@ class Opening(NamedTuple):
     """Why it is needed."""
     pools: Sequence[Pool]
     """The upstreams, in the order in which they are asked."""
-    suffix: bytes
-    """What of the request's path follows the route's own, and the query: the client's endpoint."""
     fields: Fields
     """End-to-end fields of the client's."""
 
@@ -205,7 +203,7 @@ class Replay:
             body,
             done,
             seconds=seconds,
-            suffix=self.opening.suffix,
+            suffix=self.opening.session.record.suffix,
             # A server may keep the stream open behind its answer.
             is_enough=lambda data: events.feed(data) is not None,
         )

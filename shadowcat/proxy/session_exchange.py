@@ -28,7 +28,7 @@ from shadowcat.policy.waits import Waits
 from shadowcat.proxy.exchange import Exchange, State
 from shadowcat.proxy.gate import Gate
 from shadowcat.proxy.lock_exchange import LockExchange
-from shadowcat.proxy.recovery import Endpoint
+from shadowcat.proxy.plight import Plight
 from shadowcat.proxy.remember import INITIALIZED_NOTE, NOTED, WITH_RESULT, remember
 from shadowcat.proxy.response_heads import ResponseTemplate
 from shadowcat.proxy.sessions import NANOSECONDS, Pin
@@ -37,6 +37,7 @@ from shadowcat.shm.sessions.record import SessionState
 
 if TYPE_CHECKING:
     from shadowcat.proxy.downstream import ClientConnection
+    from shadowcat.proxy.pool import Pool
     from shadowcat.proxy.upstream import UpstreamConnection
     from shadowcat.shm.sessions.table import Session
 
@@ -62,20 +63,6 @@ class UnboundExchange(Exchange):
             self._refuse(Refusal.SESSION_MISSING, "")
         else:
             super().start()
-
-
-class Plight:
-    """What few requests of a session go through."""
-
-    __slots__ = ("awaited", "is_resent", "refused_at")
-
-    def __init__(self) -> None:
-        self.refused_at = inf
-        """When the upstream first refused a connection."""
-        self.is_resent = False
-        """Whether the session was brought back for it."""
-        self.awaited: list[int] = []
-        """Digests of the answers in it, which were awaited and are not noted as such any more."""
 
 
 class SessionExchange(LockExchange):
@@ -188,7 +175,10 @@ class SessionExchange(LockExchange):
     ) -> None:
         """See what passes, if any of it is of interest."""
         notes_requests = self._pin.is_watched
-        if succeeded is None and not notes_requests and self.plane.sessions.table.delivered(self.session):
+        # Those of calls' streams do not count: until the GET stream has delivered one, its client knows only
+        # older ones, which may be of other events by now.
+        notes_ids = self.template.method == b"GET" and not self.plane.sessions.table.delivered(self.session)
+        if succeeded is None and not notes_requests and not notes_ids:
             return
         gate = Gate(
             self.plane,
@@ -196,6 +186,7 @@ class SessionExchange(LockExchange):
             self.session,
             is_stream=head.event_stream,
             notes_requests=notes_requests,
+            notes_ids=notes_ids,
             succeeded=succeeded,
             break_off=self._break_off,
         )
@@ -279,22 +270,45 @@ class SessionExchange(LockExchange):
         return self._plight.refused_at if self._plight is not None else inf
 
     @property
-    def endpoint(self) -> Endpoint:
-        """Where the client speaks to its session, and how."""
+    def pools(self) -> Sequence[Pool]:
+        """The upstreams of its route."""
+        return self._route.pools
+
+    @property
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """Its end-to-end fields."""
         client = self._client
         assert client is not None
-        template = self.template
-        fields = template.end_to_end(self.values, client.address)
-        return Endpoint(self._route.pools, template.suffix, fields)
+        return self.template.end_to_end(self.values, client.address)
 
     def no_connection(self, refusal: Refusal, detail: str) -> None:
         """There is no connection to the session's upstream, which may only be restarting."""
         if refusal is Refusal.CONNECT_FAILED:
             plight = self._plight = self._plight or Plight()
             plight.refused_at = min(plight.refused_at, self.plane.clock())
+            self.plane.recoveries.refused(self, self._pin.pool)
             self._lost(Loss.REFUSED)
         else:
             super().no_connection(refusal, detail)
+
+    def no_answer(self, refusal: Refusal, *, answered: bool) -> None:
+        """There is no answer. A retry that was reset, too, fell upon a server that is just dying: it is sent
+        again when that one is dead.
+        """
+        plight = self._plight = self._plight or Plight()
+        if (
+            refusal is Refusal.RESET
+            and not answered
+            and self._repeated  # And so may be.
+            and not plight.was_reset
+            and self._client is not None
+            and self._route.retries.take()
+        ):
+            plight.was_reset = True
+            plight.refused_at = min(plight.refused_at, self.plane.clock())
+            self._lost(Loss.REFUSED)
+        else:
+            super().no_answer(refusal, answered=answered)
 
     def refused_for_long(self) -> None:
         """The upstream has refused for as long as it is tried."""

@@ -50,6 +50,8 @@ _MOST_GOODBYES: Final = 64
 """DELETEs to upstreams that a worker has under way; beyond it they are left out."""
 _GOODBYE_TIME: Final = 10.0
 _LONGEST_OWNER: Final = 64
+_LONGEST_SUFFIX: Final = 128
+"""Of what a record can hold; a session opened under a longer one is not recovered."""
 _SLOT_BITS: Final = 24
 _SLOT: Final = (1 << _SLOT_BITS) - 1
 
@@ -167,6 +169,7 @@ class Sessions:
         route: Route,
         pool: Pool,
         upstream_id: bytes,
+        suffix: bytes,
         opening: Opening,
         seconds: float,
     ) -> Session:
@@ -178,6 +181,7 @@ class Sessions:
             route: Where its id will be good.
             pool: Of the upstream.
             upstream_id: Its id there.
+            suffix: What followed the route's own path in the request.
             opening: What the client asked for.
             seconds: For how long the upstream's result may be waited for.
 
@@ -196,6 +200,8 @@ class Sessions:
             created_ns=now_ns,
             state=SessionState.OPENING,
             declared=opening.declared,
+            recoverable=len(suffix) <= _LONGEST_SUFFIX,
+            suffix=suffix if len(suffix) <= _LONGEST_SUFFIX else b"",
         )
         return self.table.create(slot, record, opening.params, now_ns + int(seconds * NANOSECONDS), now_ns)
 
@@ -251,7 +257,7 @@ class Sessions:
         if record.state is SessionState.OPEN:
             self._plane.cells[pool.meters.sessions_ended] += 1
         if goodbye:
-            self.say_goodbye(pool, record.upstream_id, record.version)
+            self.say_goodbye(pool, record.upstream_id, record.version, record.suffix)
 
     def end_session(self, argument: int) -> None:
         """Obey the mail END_SESSION: a session has expired, or an operator ended it."""

@@ -84,8 +84,8 @@ class StreamExchange(SessionExchange):
     def _resumes(self) -> bool:
         """Whether it goes on with a stream that broke off. An empty id names none.
 
-        Until this incarnation has delivered an event id, the client's is one of a server that has forgotten
-        it: an error now, or, worse, the id of another event.
+        Until the GET stream of this incarnation has delivered an event id, the client's is of a server that
+        has forgotten it: an error now, or, worse, the id of another event.
         """
         session = self.session
         if session.incarnation != session.born and not self.plane.sessions.table.delivered(session):

@@ -10,7 +10,7 @@ import pytest
 
 from .servers import LIST, Servers, call, counted, is_over, note, opening, reply
 from .sessions import INITIALIZE, NOTE, OPENS_STREAM, REFUSED, VERSION, answer, event, in_session, named
-from .stage import STREAM, Stage, bare, chunk, message, post, stage
+from .stage import MODERN, STREAM, Stage, bare, chunk, message, post, stage
 
 RECOVERED = ["tools/list", "initialize", "notifications/initialized", "tools/list"]
 TOOL = message("tools/call")
@@ -19,7 +19,10 @@ TOOL = message("tools/call")
 @pytest.fixture
 def proxy() -> Iterator[Stage]:
     with stage(upstreams=2, timeouts={"first_byte": 10}) as running:
+        errors: list[object] = []
+        running.loop.set_exception_handler(lambda _, context: errors.append(context))
         yield running
+    assert errors == []
 
 
 @pytest.fixture
@@ -236,6 +239,28 @@ def test_a_reset_is_no_loss(servers: Servers, body: bytes, status: int) -> None:
     assert servers.methods() == [method] * (2 if status == 200 else 1)
 
 
+@pytest.mark.parametrize("is_dead", [True, False])
+def test_a_server_that_is_just_dying(servers: Servers, is_dead: bool) -> None:
+    """It accepts one more connection, but not to serve it."""
+    session = servers.open()
+    servers.silent = {"tools/list"}
+    client = servers.tell(in_session(session, LIST))
+    for _ in range(2):
+        upstream, _ = servers.pending.pop()
+        upstream.reset()
+        servers.run()
+    assert client.take() == b""
+    servers.advance(0.3)
+    upstream, seen = servers.pending.pop()
+    if is_dead:
+        upstream.send(servers.answer_to(seen))
+    else:
+        upstream.reset()
+    servers.run()
+    assert servers.received(client).status == (200 if is_dead else 502)
+    assert servers.methods() == ["tools/list"] * 3
+
+
 def test_a_session_that_is_not_open_yet_is_not_lost(servers: Servers, proxy: Stage) -> None:
     client = proxy.caller()
     proxy.tell(client, post(INITIALIZE))
@@ -246,3 +271,54 @@ def test_a_session_that_is_not_open_yet_is_not_lost(servers: Servers, proxy: Sta
     got = servers.ping(session)
     assert (got.status, json.loads(got.body)["error"]["code"]) == (404, -32001)
     assert servers.methods() == ["tools/list"]
+
+
+def test_the_new_connection_is_not_one_that_may_be_stale(servers: Servers, proxy: Stage) -> None:
+    session = servers.open()
+    servers.silent = {"tools/list"}
+    clients = [servers.tell(in_session(session, LIST)) for _ in range(2)]
+    servers.silent = {"initialize"}
+    for upstream, seen in servers.pending:
+        upstream.send(servers.answer_to(seen))
+    servers.pending.clear()
+    servers.run()
+    assert [servers.received(client).status for client in clients] == [200, 200]
+    servers.forget()
+    before = list(proxy.upstreams)
+    servers.tell(in_session(session, LIST))
+    ((upstream, _),) = servers.pending
+    assert upstream not in before
+
+
+def test_a_session_stays_where_it_is_if_it_can(servers: Servers) -> None:
+    for _ in range(2):
+        session = servers.open()
+        (home,) = {servers.sessions[name] for name in list(servers.sessions)[-1:]}
+        servers.sessions.popitem()
+        assert servers.ping(session).status == 200
+        assert {each.host for each in servers.seen} == {home}
+        servers.seen.clear()
+
+
+def test_what_the_upstream_did_not_take_is_not_said_again(servers: Servers) -> None:
+    session = servers.open(initialized=False)
+    done = b'{"jsonrpc":"2.0","id":7,"result":{}}'
+    servers.answers = dict.fromkeys(
+        ("notifications/initialized", "logging/setLevel"), answer(done, status="400 Bad")
+    )
+    assert servers.ask(in_session(session, NOTE)).status == 400
+    assert servers.ask(in_session(session, call("logging/setLevel", level="info"))).status == 400
+    servers.answers = {}
+    servers.forget()
+    servers.seen.clear()
+    assert servers.ping(session).status == 200
+    assert servers.methods() == ["tools/list", "initialize", "tools/list"]
+
+
+def test_a_404_like_others_before(servers: Servers) -> None:
+    """Heads that come again take a shorter way."""
+    session = servers.open()
+    servers.forget()
+    for _ in range(5):
+        assert servers.ask(post(LIST, MODERN)).status == 404
+    assert servers.ping(session).status == 200

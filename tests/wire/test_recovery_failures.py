@@ -17,7 +17,10 @@ TOOL = message("tools/call")
 @pytest.fixture
 def proxy() -> Iterator[Stage]:
     with stage(upstreams=2, timeouts={"first_byte": 10}) as running:
+        errors: list[object] = []
+        running.loop.set_exception_handler(lambda _, context: errors.append(context))
         yield running
+    assert errors == []
 
 
 @pytest.fixture
@@ -225,7 +228,23 @@ def test_the_worker_stops_while_it_brings_a_session_back(servers: Servers, proxy
     servers.forget()
     servers.silent = {"initialize"}
     servers.tell(in_session(session, LIST))
+    ((upstream, _),) = servers.pending
     proxy.plane.abort()
     servers.run()
+    assert upstream.is_closing()
     proxy.advance(1)
     assert servers.methods() == RECOVERED[:2]
+
+
+def test_upstreams_that_take_all_the_time_there_is() -> None:
+    with stage(upstreams=5) as proxy:
+        servers = Servers(proxy)
+        session = servers.open()
+        servers.forget()
+        proxy.loop.dialled.clear()
+        proxy.loop.answering = False
+        client = servers.tell(in_session(session, call("tools/call")))
+        servers.advance(30)
+        assert servers.received(client).status == 503
+        # Five seconds each.
+        assert len(proxy.loop.dialled) == 3

@@ -17,7 +17,10 @@ TOOL = message("tools/call")
 @pytest.fixture
 def proxy() -> Iterator[Stage]:
     with stage(upstreams=2, timeouts={"first_byte": 10}) as running:
+        errors: list[object] = []
+        running.loop.set_exception_handler(lambda _, context: errors.append(context))
         yield running
+    assert errors == []
 
 
 @pytest.fixture
@@ -114,6 +117,9 @@ def test_a_dial_without_an_answer_is_no_loss(servers: Servers, proxy: Stage) -> 
     clients = [servers.tell(in_session(session, TOOL)) for _ in range(3)]
     servers.refusing.clear()
     proxy.loop.answering = False
+    servers.advance(2)
+    # One is enough to find that out.
+    assert len(proxy.loop.dialled) == 3 + 1
     servers.advance(30)
     assert {servers.received(client).status for client in clients} <= {503, 504}
     assert servers.methods() == []
@@ -181,3 +187,45 @@ def test_not_too_many_wait(servers: Servers, proxy: Stage, monkeypatch: pytest.M
         upstream.send(servers.answer_to(seen))
     servers.run()
     assert {servers.received(client).status for client in clients} == {200}
+
+
+def test_all_are_told_in_time(servers: Servers) -> None:
+    session = servers.open()
+    lose(servers, session)
+    clients = [servers.tell(in_session(session, note("notifications/x"))) for _ in range(40)]
+    servers.advance(2.8)
+    assert all(client.take() == b"" for client in clients)
+    servers.advance(0.5)
+    assert {servers.received(client).status for client in clients} == {202}
+
+
+def test_the_next_upstream_is_waited_for_as_long(servers: Servers) -> None:
+    session = servers.open(initialized=False)
+    home = lose(servers, session)
+    (other,) = set(HOSTS) - {home}
+    client = servers.tell(in_session(session, LIST))
+    servers.silent = {"initialize"}
+    servers.advance(3.5)
+    servers.silent.clear()
+    ((upstream, seen),) = servers.pending
+    servers.refusing.add(other.split(":")[0])
+    upstream.send(servers.answer_to(seen).replace(b"Content-Length", b"Connection: close\r\nContent-Length"))
+    servers.advance(1)
+    assert client.take() == b""
+    servers.refusing.clear()
+    servers.advance(0.4)
+    assert servers.received(client).status == 200
+
+
+def test_a_recovery_does_not_hold_up_others(servers: Servers) -> None:
+    """Two sessions have the upstream that is away; the recovery of one takes its time."""
+    sessions = [servers.open() for _ in range(4)]
+    home = servers.sessions["up-1"]
+    sessions = [each for number, each in enumerate(sessions, 1) if servers.sessions[f"up-{number}"] == home]
+    for upstream in servers.proxy.upstreams:
+        upstream.reset()
+    servers.refusing.add(home.split(":")[0])
+    clients = [servers.tell(in_session(session, LIST)) for session in sessions]
+    servers.silent = {"initialize"}
+    servers.advance(3.5)
+    assert len(servers.pending) == len(clients) == 2

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
+from shadowcat.policy.sessions import State
 from shadowcat.proxy.plane import DataPlane
+from shadowcat.proxy.recovery import Recoveries
 from shadowcat.shm.shared import worker_number
 from shadowcat.testing.loopback import Peer
 
-from .servers import LIST, Servers, note
+from .servers import HOSTS, LIST, Servers, note
 from .sessions import caller_at, in_session, named, slot_of
 from .stage import STREAM, Stage, bare, chunk, message, split
 from .streams import deliver, lose_mail, pair
@@ -190,12 +193,14 @@ def test_streams_of_the_old_incarnation_end_everywhere(
     running = servers.tell(in_session(session, TOOL), caller_at(proxy, other))
     for client in (stream, running):
         assert client.take().startswith(b"HTTP/1.1 200 OK\r\n")
+    near = servers.tell(in_session(session, TOOL))
     servers.forget()
     assert servers.ping(session).status == 200
     deliver(proxy, other)
-    servers.advance(0.3)
     assert stream.take() == b"0\r\n\r\n"
+    servers.advance(0.1)
     assert running.is_closing()
+    assert near.is_closing()
 
 
 @pytest.mark.parametrize("released", [True, False])
@@ -214,6 +219,8 @@ def test_a_lock_that_is_held_when_a_session_comes_back(
         assert [servers.received(client).status for client in clients] == [200] * 3
         return
     servers.advance(20)
+    # What came of it is of no use any more.
+    assert [each.session for each in servers.seen if each.method == "DELETE"] == ["up-2"]
     assert split(clients[0].take())[0].status == 503
     other.sessions.table._slots.unlock(slot)
     # Nothing is left behind that would keep others from trying.
@@ -232,3 +239,42 @@ def test_a_lock_that_is_held_when_a_session_is_lost(proxy: Stage, other: DataPla
     assert (got.status, got.header("Retry-After")) == (503, "1")
     other.sessions.table._slots.unlock(slot)
     assert servers.ping(session).status == 200
+
+
+def test_two_at_it(proxy: Stage, other: DataPlane, servers: Servers) -> None:
+    """One was stopped, and goes on before the other one, which took over, has its answer."""
+    session, _ = begin(proxy, other, servers)
+    timer = proxy.plane._timer
+    assert timer is not None
+    timer.cancel()
+    servers.advance(14.5)
+    servers.silent = {"initialize"}
+    client = servers.tell(in_session(session, TOOL), caller_at(proxy, other))
+    servers.advance(1)
+    (first, early), (second, late) = servers.pending
+    servers.silent.clear()
+    first.send(servers.answer_to(early))
+    servers.run()
+    assert client.take() == b""
+    assert servers.sessions == {}
+    second.send(servers.answer_to(late))
+    servers.run()
+    assert servers.received(client).status == 200
+    assert len(servers.sessions) == 1
+
+
+def test_a_race_between_two(
+    proxy: Stage, other: DataPlane, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one comes first, after a look said that nobody had."""
+    session, _ = begin(proxy, other, servers)
+    table = other.sessions.table
+    found = slot_of(proxy, session)
+    servers.sessions["up-9"] = HOSTS[0]
+    changed = table.update(found, lambda record: replace(record, row=0, upstream_id=b"up-9"), repin=True)
+    assert changed is not None
+    monkeypatch.setattr(Recoveries, "_state", lambda *_: State.RECOVERING)
+    complete(servers)
+    assert set(servers.sessions) == {"up-9"}
+    now = slot_of(proxy, session)
+    assert (now.incarnation, now.record.upstream_id) == (changed.incarnation, b"up-9")
