@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from pytest_benchmark.logger import PytestBenchmarkWarning
 
-from shadowcat.config.model import Config, Http, Route, Upstream
+from shadowcat.config.model import Config, Http, Route, Sessions, Upstream
 from shadowcat.testing.loopback import Loopback, Peer
 
 CALL = (
@@ -19,14 +19,26 @@ EVENT = (
     b'data: {"jsonrpc":"2.0","method":"notifications/progress","params":{"progress":1}}\r\n\r\n'
 )
 
+SESSION = b"0123456789abcdef0123456789ab"
+"""A session id of the usual length; no session has it."""
+UPSTREAM_SESSION = b"fedcba9876543210fedcba9876543210"
+INITIALIZE = (
+    b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},'
+    b'"clientInfo":{"name":"bench","version":"1"}}}'
+)
+INITIALIZED = (
+    b'{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},'
+    b'"serverInfo":{"name":"bench","version":"1"}}}'
+)
+
 REQUEST_LINES = (
     b"Host: localhost", b"Accept: application/json, text/event-stream", b"Content-Type: application/json",
     b"User-Agent: python-httpx/0.28.1", b"Authorization: Bearer " + b"x" * 200, b"Connection: keep-alive",
-    b"Mcp-Session-Id: 0123456789abcdef0123456789abcdef", b"MCP-Protocol-Version: 2025-11-25",
+    b"Mcp-Session-Id: " + SESSION, b"MCP-Protocol-Version: 2025-11-25",
 )  # fmt: skip
 ANSWER_LINES = (
     b"date: Mon, 02 Nov 2026 10:00:00 GMT", b"server: uvicorn", b"content-type: application/json",
-    b"mcp-session-id: fedcba9876543210fedcba9876543210",
+    b"mcp-session-id: " + UPSTREAM_SESSION,
 )  # fmt: skip
 
 
@@ -53,6 +65,22 @@ STREAM = (
 LAST = b"0\r\n\r\n"
 
 
+def open_session(loopback: Loopback) -> bytes:
+    """Open a session; its id, as its client knows it."""
+    client = loopback.client()
+    client.send(request(body=INITIALIZE).replace(b"Mcp-Session-Id: " + SESSION + b"\r\n", b""))
+    loopback.settle()
+    (upstream,) = [each for each in loopback.upstreams if each.writes]
+    upstream.take()
+    upstream.send(answer(content=INITIALIZED))
+    head = client.take()
+    at = head.lower().index(b"mcp-session-id: ") + len(b"mcp-session-id: ")
+    found = head[at : at + len(SESSION)]
+    client.abort()
+    loopback.settle()
+    return found
+
+
 class Pair:
     """A client and its upstream connection, each of them through the real protocol object."""
 
@@ -75,7 +103,8 @@ class Pair:
 def loopback() -> Iterator[Loopback]:
     route = Route(upstreams=[Upstream(url="http://127.0.0.1:3001/mcp")])
     http = Http(max_requests=10**9)  # One connection serves a whole benchmark.
-    running = Loopback(Config(workers=1, admin=None, routes=[route], http=http))
+    sessions = Sessions(per_principal=10**6)
+    running = Loopback(Config(workers=1, admin=None, routes=[route], http=http, sessions=sessions))
     yield running
     running.close()
 

@@ -8,7 +8,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from shadowcat.http1.chunks import ChunkReader
 from shadowcat.testing.loopback import Loopback
 
-from .conftest import EVENT, STREAM, Pair, chunk, request
+from .conftest import EVENT, SESSION, STREAM, Pair, chunk, open_session, request
 
 ONE = chunk(EVENT)
 
@@ -37,7 +37,7 @@ def test_chunk_scan_of_64_kib(benchmark: BenchmarkFixture) -> None:
 
 @pytest.mark.parametrize("split", [False, True])
 def test_event_relay(benchmark: BenchmarkFixture, loopback: Loopback, split: bool) -> None:
-    pair = Pair(loopback, request())
+    pair = Pair(loopback, request().replace(SESSION, open_session(loopback)))
     pair.from_upstream(STREAM)
     first, second = ONE[:20], ONE[20:]
 

@@ -10,7 +10,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from shadowcat.testing.loopback import Loopback
 
-from .conftest import EVENT, LAST, STREAM, Pair, answer, chunk, request
+from .conftest import EVENT, LAST, SESSION, STREAM, Pair, answer, chunk, open_session, request
 
 MODERN = (b"MCP-Protocol-Version: 2026-07-28", b"Mcp-Method: tools/call", b"Mcp-Name: echo")
 
@@ -20,6 +20,8 @@ def modern(*lines: bytes) -> bytes:
 
 
 def exchange(benchmark: BenchmarkFixture, loopback: Loopback, requests: list[bytes], *answers: bytes) -> None:
+    session = open_session(loopback)
+    requests = [data.replace(SESSION, session) for data in requests]
     pair = Pair(loopback, requests[0])
     turns: Iterator[bytes] = cycle(requests)
 
@@ -43,7 +45,7 @@ def exchange(benchmark: BenchmarkFixture, loopback: Loopback, requests: list[byt
 
 def test_doubles_alone(benchmark: BenchmarkFixture, loopback: Loopback) -> None:
     """To be taken off the others: the two writes, and what keeps the doubles in order."""
-    pair = Pair(loopback, request())
+    pair = Pair(loopback, modern())
     turns = cycle([request()])
 
     def nothing() -> None:
@@ -73,8 +75,7 @@ def test_unique_traceparent(benchmark: BenchmarkFixture, loopback: Loopback) -> 
 
 @pytest.mark.parametrize("sessions", [10_000])
 def test_many_sessions(benchmark: BenchmarkFixture, loopback: Loopback, sessions: int) -> None:
-    ours = b"0123456789abcdef0123456789abcdef"
-    requests = [request().replace(ours, b"%032x" % number) for number in range(sessions)]
+    requests = [request().replace(SESSION, open_session(loopback)) for _ in range(sessions)]
     heads = loopback.plane.heads_for(loopback=True, trusted=False)
     for data in requests * 2:
         heads.read(data[: data.find(b"\r\n\r\n") + 4], heads.recall())

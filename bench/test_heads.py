@@ -13,7 +13,7 @@ from shadowcat.proxy.request_heads import RequestHeads
 from shadowcat.proxy.response_heads import ResponseHeads
 from shadowcat.testing.loopback import Loopback
 
-from .conftest import CALL, RESULT, answer, request
+from .conftest import CALL, RESULT, SESSION, answer, request
 
 LIMITS = HeadLimits(32 * 1024, 8 * 1024, 100)
 REQUEST = request().removesuffix(CALL)
@@ -25,7 +25,7 @@ def traced(number: int) -> bytes:
 
 
 def with_session(number: int) -> bytes:
-    return REQUEST.replace(b"0123456789abcdef0123456789abcdef", b"%032x" % number)
+    return REQUEST.replace(SESSION, b"%028x" % number)
 
 
 @pytest.fixture

@@ -106,6 +106,7 @@ class Refusal(Enum):
     SESSION_RECOVERING = _Row(
         503, _INTERNAL, False, "the session is being recovered", "RFC 9110 15.6.4", None, 1
     )
+    STREAM_TAKEN = _Row(409, _INVALID, False, "another stream of the session took over", "RFC 9110 15.5.10")
     # Upstream: the request was good, its answer is not to be had.
     CONNECT_FAILED = _Row(502, _INTERNAL, False, "upstream refused the connection", "RFC 9110 15.6.3")
     CONNECT_TIMEOUT = _Row(504, _INTERNAL, False, "connecting to upstream timed out", "RFC 9110 15.6.5")

@@ -26,6 +26,9 @@ MAY_BE_ZERO: Final = frozenset({"drain_timeout", "idle_timeout", "queue_timeout"
 
 _ORIGIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]+)")
 
+PATH_LIMIT: Final = 200
+"""Bytes of a route's path: every session remembers it, in a record of 512 bytes at most."""
+
 LONGEST: Final = Duration(365 * 86400)
 """Upper bound of durations: nanoseconds of it fit a 64-bit cell hundreds of times."""
 
@@ -48,6 +51,7 @@ def semantic_problems(config: Config) -> list[str]:
         *_listeners(config),
         *_callers(config),
         *_limits(config),
+        *_sessions(config),
         *_access_log(config),
         *_routes(config.routes),
     ]
@@ -198,6 +202,12 @@ def _limits(config: Config) -> Iterator[str]:
         )
 
 
+def _sessions(config: Config) -> Iterator[str]:
+    if not config.sessions.idle_timeout:
+        # Elsewhere 0 means that nothing is kept while idle: a session is idle between any two requests.
+        yield "sessions.idle_timeout: must be more than 0: every session would be over before its first use"
+
+
 def _access_log(config: Config) -> Iterator[str]:
     log = config.access_log
     if log is not None and (not log.path or "\0" in log.path):
@@ -236,6 +246,8 @@ def _route_path(path: str, value: str) -> Iterator[str]:
     elif value != "/" and value.endswith("/"):
         plain = value.rstrip("/") or "/"
         yield f"{path}: {value!r} ends with a slash: a route matches everything below it, write {plain}"
+    elif len(value.encode("utf-8", "replace")) > PATH_LIMIT:
+        yield f"{path}: at most {PATH_LIMIT} bytes, as every session remembers its route's path: shorten it"
     else:
         try:
             check_path(value)

@@ -41,19 +41,24 @@ class ChunkReader:
         "_trailer_bytes",
         "_trailers",
         "_watch",
+        "_watched",
         "done",
         "excess",
     )
 
-    def __init__(self, *, decode: bool, watch: Callable[[bytes], None] | None = None) -> None:
+    def __init__(
+        self, *, decode: bool, watch: Callable[[bytes], None] | None = None, watched: int = WATCHED
+    ) -> None:
         """Start at the beginning of a body.
 
         Args:
             decode: Hand on the content alone; otherwise the framing stays on.
-            watch: Told of the content as it passes: of each piece only the last WATCHED bytes.
+            watch: Told of the content as it passes.
+            watched: How much of each piece `watch` is told, in bytes at its end.
         """
         self._decode = decode
         self._watch = watch
+        self._watched = watched
         self._held = b""
         self._left = 0
         """Bytes of the current chunk still to come, its closing CRLF included; 0 between chunks."""
@@ -144,7 +149,7 @@ class ChunkReader:
         if self._decode and content:
             pieces.append(data[at : at + content])
         if self._watch is not None and content:
-            self._watch(data[at + max(content - WATCHED, 0) : at + content])
+            self._watch(data[at + max(content - self._watched, 0) : at + content])
         if self._left <= 2 or take > self._left - 2:
             crlf = data[at + content : at + take]
             if crlf != (b"\r\n" if self._left > 1 else b"\n")[: len(crlf)]:

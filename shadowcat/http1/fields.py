@@ -36,6 +36,7 @@ REPLACED: Final = frozenset(
         b"expect",
         b"forwarded",
         b"host",
+        b"mcp-session-id",
         b"x-forwarded-for",
         b"x-forwarded-host",
         b"x-forwarded-port",

@@ -34,6 +34,7 @@ READ: Final = frozenset(
         b"mcp-method",
         b"mcp-name",
         b"mcp-protocol-version",
+        b"mcp-session-id",
         b"origin",
         b"transfer-encoding",
         b"x-forwarded-for",

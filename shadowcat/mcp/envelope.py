@@ -123,9 +123,12 @@ class Envelope(Struct, frozen=True, gc=False):
         none, or its value is absent or not a string.
         """
         params = self.params
-        if params is None or self.method is None:
+        method = self.method
+        if params is None or method is None:
             return self.held_name
-        key = NAME_KEYS.get(self.method)
+        if method == "tools/call":  # Most requests are.
+            return params.name
+        key = NAME_KEYS.get(method)
         if key is None:
             return None
         return params.name if key == "name" else params.uri if key == "uri" else params.task_id
@@ -172,7 +175,9 @@ class _Identified(Struct, gc=False):
 
 _decode_call: Final = msgspec.json.Decoder(_Call).decode
 _decode: Final = msgspec.json.Decoder(_Message).decode
-_encode: Final = msgspec.json.Encoder().encode
+_encode_into: Final = msgspec.json.Encoder().encode_into
+_written: Final = bytearray()
+"""Where messages are written again, to see how long they are; making new bytes each time costs 0.1 us."""
 _decode_id: Final = msgspec.json.Decoder(_Identified).decode
 _DEEP_SIZE: Final = 2 * (MAX_DEPTH + 1) + len(',"id":"method":""')
 """Least size of a message with a method that is nested too deep, without the length of the method itself: its
@@ -198,21 +203,19 @@ def peek(body: bytes) -> Envelope:
     # makes the body longer. It costs 0.1 us; counting the keys with a regex costs 1.6 to 4.4 us.
     try:
         message: _Call = _decode_call(body)
-        if len(_encode(message)) != len(body):
+        _encode_into(message, _written)
+        if len(_written) != len(body):
             message = _decode(body)
-            if len(_encode(message)) != len(body):
+            _encode_into(message, _written)
+            if len(_written) != len(body):
                 return _peek_exactly(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _peek_exactly(body)
     if not (body.isascii() or _is_utf8(body)):
         return _peek_exactly(body)
     method = message.method
-    # Counting brackets costs 0.3 us; a body without room for enough of them beside its method is spared it.
-    if (
-        (method is None or len(body) >= len(method) + _DEEP_SIZE)
-        and body.count(b"{") + body.count(b"[") > MAX_DEPTH
-        and is_deeper_than_limit(body)
-    ):
+    # A body without room for enough brackets beside its method is spared the counting.
+    if (method is None or len(body) >= len(method) + _DEEP_SIZE) and _may_be_deep(body):
         return Envelope(Kind.INVALID, fault=Refusal.TOO_DEEP, held_id=message.id)
     if method is None:
         if not isinstance(message, _Message) or (message.result is UNSET and message.error is UNSET):
@@ -222,6 +225,13 @@ def peek(body: bytes) -> Envelope:
     return Envelope(
         _NOTIFICATION if raw_id is UNSET else _REQUEST, method, None, None, None, raw_id, message.params
     )
+
+
+def _may_be_deep(body: bytes) -> bool:
+    """Whether JSON is nested too deep. Replacing bytes is 1.5 to 20 times as fast as counting them."""
+    objects = len(body) - len(body.replace(b"{", b""))
+    arrays = len(body) - len(body.replace(b"[", b""))
+    return objects + arrays > MAX_DEPTH and is_deeper_than_limit(body)
 
 
 def request_id(body: bytes) -> bytes | None:

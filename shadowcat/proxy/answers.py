@@ -10,12 +10,14 @@ from shadowcat.mcp.answers import error_body
 from shadowcat.mcp.eras import Era
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_RETRY_AFTER: Final = 1
-"""Seconds a client is told to wait when the proxy cannot serve it now."""
 
 _EXTRA: Final = {
     Refusal.METHOD: b"Allow: GET, POST, DELETE, OPTIONS\r\n",
-    Refusal.QUEUE_TIMEOUT: b"Retry-After: %d\r\n" % _RETRY_AFTER,
+    **{
+        refusal: b"Retry-After: %d\r\n" % refusal.retry_after
+        for refusal in Refusal
+        if refusal.retry_after is not None
+    },
 }
 
 
@@ -42,8 +44,8 @@ def answer(
     """
     message = f"{refusal.message}: {detail}" if detail else refusal.message
     data: dict[str, Any] | None = None
-    if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        data = {"retryAfterSeconds": _RETRY_AFTER}
+    if refusal.retry_after is not None:
+        data = {"retryAfterSeconds": refusal.retry_after}
     code = refusal.modern_code if era is Era.MODERN else refusal.code
     body = error_body(code, message, id_raw, era, data)
     return b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b%b%b\r\n%b" % (

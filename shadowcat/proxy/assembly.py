@@ -28,7 +28,8 @@ def assemble(config: Config, shared: Shared, process: int, loop: asyncio.Abstrac
     """
     worker = process - worker_number(0)
     plane = DataPlane(config, shared, process, loop)
-    routes = []
+    routes: list[Route] = []
+    pools: list[Pool] = []
     for section in config.routes:
         route = Route(section, shared.layout, plane.cells, start=process)
         route.pools = tuple(
@@ -38,12 +39,15 @@ def assemble(config: Config, shared: Shared, process: int, loop: asyncio.Abstrac
                 section.pool,
                 share=config.workers,
                 meters=UpstreamMeters(shared.layout, section, upstream, plane.cells),
+                row=row,
             )
-            for upstream in section.upstreams
+            for row, upstream in enumerate(section.upstreams, len(pools))
         )
         routes.append(route)
+        pools.extend(route.pools)
     plane.route_table = RouteTable(routes)
     plane.routes = tuple(routes)
+    plane.sessions.pools = tuple(pools)
     if config.access_log is not None:
         plane.observers = (_access_log(config.access_log, plane, shared, worker),)
     trace(plane, os.environ, worker)

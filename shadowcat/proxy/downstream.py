@@ -16,7 +16,6 @@ from shadowcat.proxy.answers import CONTINUE
 from shadowcat.proxy.exchange import Exchange
 from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER, limit_silence, reset, unacknowledged
 from shadowcat.proxy.own_answer import OwnAnswer
-from shadowcat.proxy.request_heads import RequestHeads
 from shadowcat.proxy.request_reader import Broken, RequestReader, Stage
 from shadowcat.proxy.template import RequestTemplate
 from shadowcat.proxy.wheel import TICK, Timed
@@ -69,7 +68,6 @@ class ClientConnection(asyncio.Protocol, Timed):
         "_discarded",
         "_exchange",
         "_half_closed",
-        "_heads",
         "_keepalive_timeout",
         "_meters",
         "_paused",
@@ -86,7 +84,6 @@ class ClientConnection(asyncio.Protocol, Timed):
     )
 
     _transport: asyncio.Transport
-    _heads: RequestHeads
     _reader: RequestReader
     address: bytes
     """The client's IP address."""
@@ -123,7 +120,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         own = transport.get_extra_info("sockname")
         address = str(peer[0]) if isinstance(peer, tuple) else "unknown"
         self.address = address.encode()
-        self._heads = heads = self._plane.heads_for(
+        heads = self._plane.heads_for(
             loopback=isinstance(own, tuple) and is_loopback(str(own[0])),
             trusted=self._plane.trusted_proxies.trusts(address),
         )
@@ -146,9 +143,9 @@ class ClientConnection(asyncio.Protocol, Timed):
                 if reader.stage is _IDLE and not self._paused:
                     # The short way, for a request with a head like one before that came in one read.
                     last = reader.recall
-                    if (
-                        data.startswith(last.head) or last.match(data) or self._heads.recognises(data, last)
-                    ) and len(data) - last.end == last.length <= self._body_limit:
+                    if (data.startswith(last.head) or last.match(data)) and len(
+                        data
+                    ) - last.end == last.length <= self._body_limit:
                         self._begin(last.verdict, last.values, data[last.end :])
                         return
                 reader.buffer = data
@@ -258,6 +255,7 @@ class ClientConnection(asyncio.Protocol, Timed):
             self._answer(OwnAnswer(refusal, template, body, values=values))
             return
         envelope = None
+        new_exchange = template.new_exchange
         if template.is_post:
             envelope = peek(body)
             kind = envelope.kind
@@ -267,6 +265,10 @@ class ClientConnection(asyncio.Protocol, Timed):
                 or (template.is_modern and not template.agrees(envelope, values))
             ):
                 objection = inspect(envelope, template.era, template.mirrored(values))
+                if kind is _BATCH and template.session_id is not None:
+                    # Whether that is allowed depends on the session.
+                    objection = None
+                    new_exchange = self._plane.kinds.batch
             else:
                 objection = None
             if objection is not None:
@@ -279,7 +281,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._state = _ANSWERING
         self.deadline = inf
         plane = self._plane
-        exchange = self._exchange = plane.new_exchange(plane, self, template, route, values, body, envelope)
+        exchange = self._exchange = new_exchange(plane, self, template, route, values, body, envelope)
         exchange.start()
 
     # From the exchange.
@@ -321,6 +323,11 @@ class ClientConnection(asyncio.Protocol, Timed):
             self._exchange.end_stream()
         elif self._state is _READING and self._reader.stage is _IDLE:
             self._rest()
+
+    def touch(self, now_ns: int) -> None:
+        """Some time has passed: see `Exchange.touch`."""
+        if self._exchange is not None:
+            self._exchange.touch(now_ns)
 
     def forget_head(self) -> None:
         """Some time has passed: an idle connection keeps no token."""

@@ -12,6 +12,7 @@ basic/transports "Sending messages to the server").
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Final
@@ -67,6 +68,11 @@ class Exchange(Timed):
     event_stream: bool
     span: Span | None = None
     """Set where the request is traced."""
+    session_line: bytes = b""
+    """What takes the place of the upstream's session id in the answer: a whole field, or nothing."""
+    watch: Callable[[bytes], None] | None = None
+    """Is shown the answer's content, without transfer coding, before the client gets it; looked up once the
+    answer is open."""
 
     __slots__ = (
         "_chunked",
@@ -132,13 +138,13 @@ class Exchange(Timed):
         self.waits = route.usual_waits.get(method) or route.waits(template.method, envelope)
         """Bounds on the answer, in seconds from `started`."""
         self.started = plane.clock()
+        route.meters.in_flight += 1
+        route.retries.requests += 1
+        self._tried = 1
 
     def start(self) -> None:
         """Choose an upstream and go."""
         route = self._route
-        route.meters.in_flight += 1
-        route.retries.requests += 1
-        self._tried = 1
         pools = route.pools
         self._pool = pool = pools[0] if len(pools) == 1 else route.balancer.choose(pools)
         pool.acquire(self)
@@ -185,8 +191,12 @@ class Exchange(Timed):
 
     # From the upstream connection.
 
-    def open(self, head: ResponseTemplate, values: tuple[bytes, ...], body: Body, length: int) -> bytes:
+    def open(
+        self, head: ResponseTemplate, values: tuple[bytes, ...], body: Body, length: int
+    ) -> bytes | None:
         """The answer's head has arrived; what of it goes to the client.
+
+        None if it cannot be said yet: the connection holds the answer back until its `go_on`, or its end.
 
         Args:
             head: What the head says.
@@ -220,7 +230,7 @@ class Exchange(Timed):
             framing += b"Connection: close\r\n"
         elif not http11:
             framing += b"Connection: keep-alive\r\n"
-        return b"%b%b\r\n" % (head.render(values), framing)
+        return b"%b%b\r\n" % (head.render(values, self.session_line), framing)
 
     def answers_whole(self, status: int) -> bool:
         """Whether the usual answer, its length known and all of it there, can go to this client in one piece.
@@ -301,6 +311,16 @@ class Exchange(Timed):
             client.cut_off(reset=self._endless)
 
     @property
+    def method(self) -> bytes:
+        """The HTTP method."""
+        return self.template.method
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether the answer may stay in chunks."""
+        return self.template.http11
+
+    @property
     def is_detached(self) -> bool:
         """Whether the client left, and the upstream goes on."""
         return self._client is None
@@ -309,6 +329,9 @@ class Exchange(Timed):
     def upstream(self) -> str | None:
         """The name of the upstream that answers, or was tried last."""
         return self._pool.origin.name if self._pool is not None else None
+
+    def touch(self, now_ns: int) -> None:
+        """The exchange still goes on; called about once a second, for what depends on that."""
 
     # From the client connection.
 
@@ -320,8 +343,8 @@ class Exchange(Timed):
         plane.cells[self._route.meters.aborts] += 1
         self._tell(client, complete=False)
         if self.state is _QUEUED:
-            assert self._pool is not None
-            self._pool.forget(self)
+            if self._pool is not None:
+                self._pool.forget(self)
             self._done()
         elif self.cancelled_by_disconnect:
             self._abandon()

@@ -69,9 +69,13 @@ class RouteMeters:
         "_duration_sum",
         "_in_flight",
         "aborts",
+        "answers_dropped",
         "bounds",
         "duration",
         "in_flight",
+        "notifications_dropped",
+        "recoveries",
+        "recovery_failures",
         "seconds",
         "statuses",
     )
@@ -85,6 +89,10 @@ class RouteMeters:
         self.seconds: float = cells[self._duration_sum] / _NANOSECONDS
         """Sum of all durations; published on the tick."""
         self.aborts = layout.cell("client_aborts_total", route.path)
+        self.recoveries = layout.cell("session_recoveries_total", route.path)
+        self.recovery_failures = layout.cell("session_recovery_failures_total", route.path)
+        self.answers_dropped = layout.cell("session_answers_dropped_total", route.path)
+        self.notifications_dropped = layout.cell("session_notifications_dropped_total", route.path)
         self.in_flight = 0
         """Exchanges under way; published on the tick."""
         self._in_flight = layout.cell("requests_in_flight", route.path)
@@ -108,6 +116,8 @@ class UpstreamMeters:
         "dials",
         "requests",
         "reused",
+        "sessions_created",
+        "sessions_ended",
     )
 
     def __init__(self, layout: Layout, route: Route, upstream: Upstream, cells: memoryview) -> None:
@@ -116,6 +126,8 @@ class UpstreamMeters:
         self.requests = layout.cell("upstream_requests_total", *labels)
         self.dials = layout.cell("pool_dials_total", *labels)
         self.dial_failures = layout.cell("pool_dial_failures_total", *labels)
+        self.sessions_created = layout.cell("sessions_created_total", *labels)
+        self.sessions_ended = layout.cell("sessions_ended_total", *labels)
         self._reuse = layout.cell("pool_reuse_total", *labels)
         self._idle = layout.cell("pool_idle", *labels)
         self._active = layout.cell("pool_active", *labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from shadowcat.config.model import Config
@@ -11,11 +11,15 @@ from shadowcat.policy.forwarded import TrustedProxies
 from shadowcat.policy.guard import Guard
 from shadowcat.proxy.downstream import ClientConnection
 from shadowcat.proxy.exchange import Exchange
+from shadowcat.proxy.kinds import Kinds
 from shadowcat.proxy.meters import WorkerMeters
 from shadowcat.proxy.observe import Observation, Observer
+from shadowcat.proxy.recovery import Recoveries
 from shadowcat.proxy.request_heads import RequestHeads
 from shadowcat.proxy.response_heads import ResponseHeads
 from shadowcat.proxy.route import Route, RouteTable
+from shadowcat.proxy.sessions import NANOSECONDS, Sessions
+from shadowcat.proxy.streams import Streams
 from shadowcat.proxy.wheel import TICK, Wheel
 from shadowcat.shm.shared import Shared
 
@@ -48,7 +52,12 @@ class DataPlane:
         self.response_heads = ResponseHeads()
         self.routes: tuple[Route, ...] = ()
         self.observers: tuple[Observer, ...] = ()
-        self.new_exchange: Callable[..., Exchange] = Exchange
+        self.kinds = Kinds()
+        self.sessions = Sessions(self, config.sessions, shared.sessions_for(process), shared.board)
+        self.streams = Streams(self, shared.mail, process, shared.processes)
+        self.recoveries = Recoveries(self, config.sessions, shared, process)
+        self._touch_every = min(1.0, config.sessions.idle_timeout / 4)
+        self._touch_at = loop.time()
         self.draining = False
         self._second = loop.time()
         self._forget_at = loop.time() + _FORGET_EVERY
@@ -70,6 +79,7 @@ class DataPlane:
 
     def start(self) -> None:
         """Start the clock."""
+        self.sessions.tick()
         self._timer = self.loop.call_later(TICK, self._tick)
 
     def begin_drain(self) -> None:
@@ -85,6 +95,8 @@ class DataPlane:
             client.abort()
         for exchange in list(self._detached):
             exchange.abandon_detached()
+        self.recoveries.abort()
+        self.sessions.abort()
 
     def stop(self) -> None:
         """Stop the clock, and close what is idle."""
@@ -97,6 +109,20 @@ class DataPlane:
         self._close_idle()
         for observer in self.observers:
             observer.close()
+        self.sessions.close()
+
+    def end_session(self, argument: int) -> None:
+        """Mail END_SESSION has come."""
+        self.sessions.end_session(argument)
+
+    def end_stream(self, slot: int) -> None:
+        """Mail END_STREAM has come."""
+        self.streams.end_stream(slot)
+
+    def wake(self, slot: int) -> None:
+        """Mail WAKE has come."""
+        self.streams.wake(slot)
+        self.recoveries.woken(slot)
 
     def reopen_logs(self) -> None:
         """Log files were renamed: open them anew."""
@@ -110,7 +136,7 @@ class DataPlane:
         heads = self._heads.get((loopback, trusted))
         if heads is None:
             guard = self._guards[loopback]
-            heads = RequestHeads(self.http, self.route_table, guard, trusted=trusted)
+            heads = RequestHeads(self.http, self.route_table, guard, self.kinds, trusted=trusted)
             self._heads[loopback, trusted] = heads
         return heads
 
@@ -146,6 +172,17 @@ class DataPlane:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def look_soon(self) -> None:
+        """What is open may have to end: have it look at its session with the next tick."""
+        self._touch_at = self.loop.time()
+
+    def _touch(self, now_ns: int) -> None:
+        """What is open keeps its session alive; looked at here, so that no request does anything for it."""
+        for client in self._clients:
+            client.touch(now_ns)
+        for exchange in self._detached:
+            exchange.touch(now_ns)
+
     def _close_idle(self) -> None:
         for route in self.routes:
             for pool in route.pools:
@@ -169,6 +206,10 @@ class DataPlane:
             self._second = now + 1.0
             for route in self.routes:
                 route.retries.tick()
+            self.sessions.tick()
+        if now >= self._touch_at:
+            self._touch_at = now + self._touch_every
+            self._touch(int(now * NANOSECONDS))
         if now >= self._forget_at:
             self._forget_at = now + _FORGET_EVERY
             for heads in self._heads.values():

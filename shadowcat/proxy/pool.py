@@ -15,8 +15,8 @@ from shadowcat.proxy.origin import Origin
 from shadowcat.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
-    from shadowcat.proxy.exchange import Exchange
     from shadowcat.proxy.plane import DataPlane
+    from shadowcat.proxy.upstream import Job
 
 _log: Final = logging.getLogger(__name__)
 
@@ -45,21 +45,32 @@ class Pool:
         "meters",
         "origin",
         "queue_timeout",
+        "row",
     )
 
     def __init__(
-        self, plane: DataPlane, origin: Origin, config: model.Pool, share: int, meters: UpstreamMeters
+        self,
+        plane: DataPlane,
+        origin: Origin,
+        config: model.Pool,
+        share: int,
+        meters: UpstreamMeters,
+        row: int = 0,
     ) -> None:
-        """`share` is how many workers divide the configured number of connections."""
+        """`share` is how many workers divide the configured number of connections.
+
+        `row` is the upstream's number among those of all routes, by which all workers know it.
+        """
         self._plane = plane
         self.origin = origin
         self.meters = meters
+        self.row = row
         self.idle_timeout = float(config.idle_timeout)
         self.queue_timeout = float(config.queue_timeout)
         self._limit = max(1, config.max_connections // share)
         self._dialer = Dialer(plane.loop, origin, config.connect_timeout)
         self._idle: list[UpstreamConnection] = []
-        self._waiting: deque[Exchange] = deque()
+        self._waiting: deque[Job] = deque()
         self._dials = 0
         self._dialling: set[int] = set()
         """Numbers of the dials under way. A dial ends here when its connection is made, which is before the
@@ -67,7 +78,7 @@ class Pool:
         self._open = 0
         self._logged_at = float("-inf")
 
-    def acquire(self, exchange: Exchange, *, fresh: bool = False) -> None:
+    def acquire(self, exchange: Job, *, fresh: bool = False) -> None:
         """Give `exchange` a connection, now or later; `exchange.send` or `exchange.no_connection` follows.
 
         `fresh` asks for one that has not been idle, and so cannot have been closed meanwhile.
@@ -80,7 +91,7 @@ class Pool:
         self._plane.wheel.set(exchange, self._plane.loop.time() + self.queue_timeout)
         self._dial_if_needed()
 
-    def forget(self, exchange: Exchange) -> None:
+    def forget(self, exchange: Job) -> None:
         """Take an exchange out of the queue: its client left, or it waited too long."""
         self._waiting.remove(exchange)
 

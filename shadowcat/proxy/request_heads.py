@@ -8,15 +8,17 @@ from shadowcat.config.model import Http
 from shadowcat.errors import Refusal
 from shadowcat.http1.memo import Cut, Cutter, Memo, Recall
 from shadowcat.http1.request import HeadLimits, RequestHead, parse_request_head
-from shadowcat.mcp.eras import era_of
+from shadowcat.mcp.eras import Era, era_of
 from shadowcat.policy.forwarded import describe
 from shadowcat.policy.guard import Guard
 from shadowcat.policy.inspect import has_foreign_charset
+from shadowcat.proxy.kinds import Kinds
 from shadowcat.proxy.route import RouteTable
 from shadowcat.proxy.template import RequestTemplate
 
 _METHODS: Final = frozenset({b"GET", b"POST", b"DELETE", b"OPTIONS"})
 _VERSION: Final = b"mcp-protocol-version"
+_SESSION: Final = b"mcp-session-id"
 _MOST_HEADS: Final = 16_384
 _MOST_BYTES: Final = 16 * 1024 * 1024
 
@@ -40,11 +42,12 @@ class RequestHeads:
     their own, because what a head is allowed depends on where it comes from.
     """
 
-    __slots__ = ("_cutter", "_guard", "_limits", "_memo", "_routes", "_trusted", "limit")
+    __slots__ = ("_cutter", "_guard", "_kinds", "_limits", "_memo", "_routes", "_trusted", "limit")
 
-    def __init__(self, http: Http, routes: RouteTable, guard: Guard, *, trusted: bool) -> None:
+    def __init__(self, http: Http, routes: RouteTable, guard: Guard, kinds: Kinds, *, trusted: bool) -> None:
         """`trusted` tells whether X-Forwarded-* fields are believed."""
         self._guard = guard
+        self._kinds = kinds
         self._trusted = trusted
         self._limits = HeadLimits(http.head_limit, http.target_limit, http.max_fields)
         self.limit = http.head_limit
@@ -54,21 +57,7 @@ class RequestHeads:
 
     def recall(self) -> RequestRecall:
         """The memory of a new connection."""
-        return Recall(self.limit)
-
-    def recognises(self, data: bytes, recall: RequestRecall) -> bool:
-        """Whether `data` begins with a head in the memo; if so, it is the connection's last one now."""
-        end = data.find(b"\r\n\r\n", 0, self.limit) + 4
-        if end < 4 or not recall.pays():
-            return False
-        head = data[:end]
-        cut = recall.cut_alike(head)
-        entry = self._memo.get(cut.literals) if cut is not None else None
-        if cut is None or entry is None:
-            return False
-        recall.count(hit=True)
-        recall.keep(entry, cut, head)
-        return True
+        return Recall(self.limit, self._memo)
 
     def read(
         self, head: bytes, recall: RequestRecall
@@ -116,11 +105,16 @@ class RequestHeads:
             refusal = Refusal.METHOD
         elif len(versions) > 1:
             refusal = Refusal.REPEATED_VERSION
+        elif era is Era.LEGACY and len(head.values(_SESSION)) > 1:
+            refusal = Refusal.SESSION_REPEATED
         elif has_foreign_charset(head.values(b"content-type")):
             refusal = Refusal.CHARSET
         refusal = self._guard.check(head.host, head.values(b"origin")) or refusal
         forwarded = describe(head.named, head.host, trusted=self._trusted)
-        return RequestTemplate(head, era, route, suffix + head.target.query, refusal, forwarded, holes)
+        suffix += head.target.query
+        template = RequestTemplate(head, era, route, suffix, refusal, forwarded, holes)
+        template.new_exchange = self._kinds.of(template)
+        return template
 
 
 def _holes(head: RequestHead, cut: Cut) -> list[bytes] | None:

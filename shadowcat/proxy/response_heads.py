@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Final
 
 from shadowcat.http1.memo import Cutter, Memo, Recall
@@ -11,7 +12,8 @@ from shadowcat.http1.response import Body, ResponseHead, body_of, parse_response
 HEAD_LIMIT: Final = 64 * 1024
 _MOST_HEADS: Final = 4096
 _MOST_BYTES: Final = 4 * 1024 * 1024
-_VARYING: Final = (b"date", b"mcp-session-id", b"x-request-id")
+_SESSION: Final = b"mcp-session-id"
+_VARYING: Final = (b"date", _SESSION, b"x-request-id")
 
 
 class ResponseTemplate:
@@ -20,12 +22,15 @@ class ResponseTemplate:
     __slots__ = (
         "_format",
         "_opening",
+        "_session_hole",
+        "_session_id",
         "chunked",
         "event_stream",
         "has_length",
         "interim",
         "keep_alive",
         "keep_alive_timeout",
+        "names_session",
         "ordinary",
         "status",
     )
@@ -39,29 +44,55 @@ class ResponseTemplate:
         self.chunked = head.chunked
         self.has_length = head.has_length
         self.event_stream = head.event_stream
-        self._format = as_format(head.status_line) + b"".join(
-            as_format(name) + b": %b\r\n" if lower in holes else as_format(b"%b: %b\r\n" % (name, value))
-            for lower, name, value in head.returned
-        )
+        ids = [value for lower, _, value in head.returned if lower == _SESSION]
+        self.names_session = bool(ids)
+        """Whether the upstream names its session: a client of that session is told the proxy's id instead."""
+        self._session_hole = holes.index(_SESSION) if _SESSION in holes else -1
+        self._session_id = ids[0] if len(ids) == 1 else None
+        pieces = [as_format(head.status_line)]
+        for lower, name, value in head.returned:
+            if lower == _SESSION:
+                # The server's id stays behind. A precision of 0 takes the value and writes nothing of it.
+                pieces.append(b"%.0b" if lower in holes else b"")
+            elif lower in holes:
+                pieces.append(as_format(name) + b": %b\r\n")
+            else:
+                pieces.append(as_format(b"%b: %b\r\n" % (name, value)))
+        if ids:
+            pieces.append(b"%b")
+        self._format = b"".join(pieces)
         self._opening = self._format + b"Content-Length: %d\r\n\r\n"
         self.ordinary = (
             not self.interim
             and head.keep_alive
             and head.keep_alive_timeout is None
+            and head.status != HTTPStatus.NOT_FOUND
             and body_of(b"", head.status, chunked=head.chunked, has_length=head.has_length) is Body.LENGTH
         )
-        """Nothing is left to decide: the connection stays, and the body has a length."""
+        """Nothing is left to decide: the connection stays, the body has a length, no session may be lost."""
 
     def body(self, method: bytes) -> Body:
         """How the body of this answer to `method` ends."""
         return body_of(method, self.status, chunked=self.chunked, has_length=self.has_length)
 
-    def render(self, values: tuple[bytes, ...]) -> bytes:
-        """Status line and end-to-end fields, each with its CRLF, as an HTTP/1.1 client gets them."""
-        return self._format % values
+    def session_id(self, values: tuple[bytes, ...]) -> bytes | None:
+        """The upstream's session id; None if there is none, or more than one. `values`: the varying ones."""
+        return values[self._session_hole] if self._session_hole >= 0 else self._session_id
 
-    def render_opening(self, values: tuple[bytes, ...], length: int) -> bytes:
+    def render(self, values: tuple[bytes, ...], session_line: bytes) -> bytes:
+        """Status line and end-to-end fields, each with its CRLF, as an HTTP/1.1 client gets them.
+
+        Args:
+            values: Those of the varying fields.
+            session_line: What takes the place of the upstream's session id, if it sent one: the field with
+                the proxy's own, or nothing.
+        """
+        return self._format % ((*values, session_line) if self.names_session else values)
+
+    def render_opening(self, values: tuple[bytes, ...], session_line: bytes, length: int) -> bytes:
         """The whole head of an answer of `length` bytes, for a client that keeps its connection."""
+        if self.names_session:
+            return self._opening % (*values, session_line, length)
         return self._opening % (*values, length)
 
 
@@ -79,7 +110,7 @@ class ResponseHeads:
 
     def recall(self) -> ResponseRecall:
         """The memory of a new connection."""
-        return Recall(HEAD_LIMIT)
+        return Recall(HEAD_LIMIT, self._memo)
 
     def read(self, head: bytes, recall: ResponseRecall) -> tuple[ResponseTemplate, tuple[bytes, ...], int]:
         """Read a whole head that is not the connection's last one.

@@ -26,6 +26,8 @@ class Route:
         "attempts",
         "balancer",
         "meters",
+        "name",
+        "needs_session",
         "path",
         "pools",
         "retries",
@@ -35,11 +37,14 @@ class Route:
 
     def __init__(self, config: model.Route, layout: Layout, cells: memoryview, start: int) -> None:
         """`start` is where this worker's turn-taking begins."""
+        self.name = config.path
         self.path = config.path.encode()
         self.timeouts = config.timeouts
         self.meters = RouteMeters(layout, config, cells)
         self.balancer = RoundRobin(start)
         self.pools: tuple[Pool, ...] = ()
+        self.needs_session = False
+        """Whether every upstream is known to issue session ids: no legacy request can do without."""
         self.retries = RetryBudget(config.retry.budget)
         self.attempts = config.retry.attempts
         self.usual_waits: dict[str | None, Waits] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from shadowcat import __version__
 from shadowcat.mcp.envelope import Envelope
 from shadowcat.proxy.exchange import Exchange
+from shadowcat.proxy.kinds import NewExchange
 from shadowcat.proxy.observe import Observation, bounded, tool_or_prompt
 from shadowcat.proxy.template import RequestTemplate
 from shadowcat.proxy.trace_context import parse_traceparent
@@ -51,23 +52,6 @@ class RequestSpan:
         """What the upstream is told, so that its spans are children of this one."""
 
 
-class TracedExchange(Exchange):
-    """An exchange with a span, if it is sampled; the upstream is told of it in traceparent."""
-
-    __slots__ = ("span",)
-
-    def __init__(
-        self, spans: Spans, plane: Any, client: Any, template: RequestTemplate, route: Any,
-        values: tuple[bytes, ...], body: bytes, envelope: Envelope | None,
-    ) -> None:  # fmt: skip
-        """`spans` decides whether it is sampled; the others are an Exchange's."""
-        span = spans.begin(template, values, envelope)
-        if span is not None:
-            template, values = template.retraced(values, span.traceparent, fresh=span.is_root)
-        super().__init__(plane, client, template, route, values, body, envelope)
-        self.span = span
-
-
 class Spans:
     """Begins and ends spans; an Observer."""
 
@@ -93,9 +77,24 @@ class Spans:
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         return cls(provider, time.time_ns)
 
-    def exchange(self, *arguments: Any) -> TracedExchange:
-        """An exchange, made from what an Exchange is made from."""
-        return TracedExchange(self, *arguments)
+    def traced(self, kind: type[Exchange]) -> NewExchange:
+        """A way to make exchanges of a kind with a span, if they are sampled; the upstream is told of it in
+        traceparent.
+        """
+        with_span: type[Exchange] = type(f"Traced{kind.__name__}", (kind,), {"__slots__": ("span",)})
+
+        def make(
+            plane: Any, client: Any, template: RequestTemplate, route: Any,
+            values: tuple[bytes, ...], body: bytes, envelope: Envelope | None,
+        ) -> Exchange:  # fmt: skip
+            span = self.begin(template, values, envelope)
+            if span is not None:
+                template, values = template.retraced(values, span.traceparent, fresh=span.is_root)
+            exchange: Any = with_span(plane, client, template, route, values, body, envelope)
+            exchange.span = span
+            return cast("Exchange", exchange)
+
+        return make
 
     def begin(
         self, template: RequestTemplate, values: tuple[bytes, ...], envelope: Envelope | None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from shadowcat.errors import StartError
+from shadowcat.proxy.kinds import Kinds
 
 if TYPE_CHECKING:
     from shadowcat.proxy.plane import DataPlane
@@ -60,4 +61,4 @@ def trace(plane: DataPlane, environ: Mapping[str, str], worker: int) -> None:
     except ValueError as error:
         raise StartError(f"OpenTelemetry's environment variables (OTEL_…) cannot be used: {error}") from error
     plane.observers = (*plane.observers, spans)
-    plane.new_exchange = spans.exchange
+    plane.kinds = Kinds(spans.traced)

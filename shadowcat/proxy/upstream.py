@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import Callable
 from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from shadowcat.errors import Refusal
-from shadowcat.http1.chunks import ChunkError, ChunkReader
+from shadowcat.http1.chunks import WATCHED, ChunkError, ChunkReader
 from shadowcat.http1.response import INTERIM, BadResponseError, Body
 from shadowcat.mcp.sse import Boundary
 from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER
@@ -16,9 +18,13 @@ from shadowcat.proxy.response_heads import HEAD_LIMIT, ResponseRecall
 from shadowcat.proxy.wheel import Timed
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.errand import Errand
     from shadowcat.proxy.exchange import Exchange
     from shadowcat.proxy.plane import DataPlane
     from shadowcat.proxy.pool import Pool
+
+    Job: TypeAlias = Exchange | Errand
+    """What a connection can serve."""
 
 QUIET_TIME: Final = 15.0
 """Seconds without a byte after which a stream of events gets a comment, by which a client that vanished is
@@ -47,6 +53,14 @@ _BODY: Final = Phase.BODY
 _CLOSED: Final = Phase.CLOSED
 
 
+def _both(first: Callable[[bytes], None], second: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    def watch(data: bytes) -> None:
+        first(data)
+        second(data)
+
+    return watch
+
+
 class UpstreamConnection(asyncio.Protocol, Timed):
     """Serves one exchange after the other. It owns the response's framing; the exchange owns its meaning."""
 
@@ -62,6 +76,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         "_limit",
         "_meters",
         "_opened",
+        "_opened_line",
         "_opening",
         "_paused",
         "_phase",
@@ -71,6 +86,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         "_recall",
         "_reusable",
         "_transport",
+        "_watch",
     )
 
     _transport: asyncio.Transport
@@ -83,17 +99,21 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._pool = pool
         self._dial = dial
         self._phase = _CLOSED
-        self._exchange: Exchange | None = None
+        self._exchange: Job | None = None
         self._held = b""
         self._recall: ResponseRecall = plane.response_heads.recall()
         self._opened = b""
+        self._opened_line = b""
         self._opening = b""
-        """What an ordinary client got for the head `_opened`, which is the last one as a rule."""
+        """What an ordinary client got for the head `_opened`, which is the last one as a rule, in a session
+        with this line."""
         self._body = Body.NONE
         self._left = 0
         self._reader: ChunkReader | None = None
         self._boundary: Boundary | None = None
         """Follows the events of an answer into which comments may be put; None for every other answer."""
+        self._watch: Callable[[bytes], None] | None = None
+        """Is shown the content of the answer."""
         self._limit = inf
         """When the answer has to be complete."""
         self._reusable = True
@@ -129,9 +149,11 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                     and exchange is not None
                     and exchange.answers_whole(head.status)
                 ):
-                    if recall.head is not self._opened:
+                    line = exchange.session_line
+                    if recall.head is not self._opened or line is not self._opened_line:
                         self._opened = recall.head
-                        self._opening = head.render_opening(recall.values, length)
+                        self._opened_line = line
+                        self._opening = head.render_opening(recall.values, line, length)
                     self._reusable = True
                     self._finish(self._opening + data[end:])
                     return
@@ -191,7 +213,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
 
     # From the pool and the exchange.
 
-    def begin(self, exchange: Exchange) -> None:
+    def begin(self, exchange: Job) -> None:
         """Send an exchange's request."""
         self._exchange = exchange
         self._phase = _HEAD
@@ -236,6 +258,12 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if self._phase is not _CLOSED:
             self._transport.resume_reading()
 
+    def go_on(self) -> None:
+        """The exchange can say now what it makes of the head that it had held back."""
+        if self._phase is _HEAD:
+            self.resume()
+            self._read_head(b"")
+
     def limit(self, deadline: float) -> None:
         """The answer has to be complete by then."""
         if self._phase is not _CLOSED:
@@ -278,9 +306,14 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 self._fail()
                 return
             data = data[end:]
+        body = head.body(exchange.method)
+        opening = exchange.open(head, values, body, length)
+        if opening is None:
+            self._held = data
+            return
         self._held = b""
         self._phase = _BODY
-        self._body = body = head.body(exchange.template.method)
+        self._body = body
         # A 204 that announces content (RFC 9112 section 6.3) may send it, as the next answer.
         self._reusable = head.keep_alive and body is not Body.CLOSE and not (head.status == 204 and length)
         if head.keep_alive_timeout is not None:
@@ -294,12 +327,16 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 deadline = min(deadline, self._plane.clock() + QUIET_TIME)
             self._plane.wheel.set(self, deadline)
         self._boundary = boundary
+        watch = exchange.watch
+        watched = WATCHED if watch is None else sys.maxsize
+        if boundary is not None:
+            watch = boundary.feed if watch is None else _both(boundary.feed, watch)
+        self._watch = watch
         if body is Body.LENGTH:
             self._left = length
         elif body is Body.CHUNKED:
-            watch = boundary.feed if boundary is not None else None
-            self._reader = ChunkReader(decode=not exchange.template.http11, watch=watch)
-        self._relay(exchange.open(head, values, body, length), data[end:])
+            self._reader = ChunkReader(decode=not exchange.takes_chunks, watch=watch, watched=watched)
+        self._relay(opening, data[end:])
 
     def _relay(self, opening: bytes, data: bytes) -> None:
         """Hand on what belongs to this answer: `opening` as it is, `data` as its framing says."""
@@ -311,6 +348,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 if left < 0:
                     data = data[:left]
                     self._reusable = False
+                if self._watch is not None:
+                    self._watch(data)
                 if left <= 0:
                     self._finish(opening + data)
                     return
@@ -336,8 +375,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 self._finish(opening)
                 return
             case Body.CLOSE:
-                if self._boundary is not None:
-                    self._boundary.feed(data)
+                if self._watch is not None:
+                    self._watch(data)
                 data = exchange.frame(data)
         if opening or data:
             exchange.write(opening + data)

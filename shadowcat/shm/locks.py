@@ -20,6 +20,7 @@ from shadowcat.errors import ShadowcatError
 from shadowcat.shm.region import Region
 
 TRIES: Final = 3
+_TRIES: Final = range(TRIES)
 
 _pack: Final = struct.Struct("hhqqi4x").pack
 """struct flock of 64-bit Linux: type, whence, start, length, pid (0, as fcntl(2) demands)."""
@@ -28,6 +29,7 @@ _fcntl: Final = fcntl.fcntl
 _SETLK: Final = fcntl.F_OFD_SETLK
 _WRLCK: Final = fcntl.F_WRLCK
 _UNLCK: Final = fcntl.F_UNLCK
+_SET: Final = os.SEEK_SET
 
 
 class LockBusyError(ShadowcatError):
@@ -56,10 +58,8 @@ class Locks:
         Raises:
             LockBusyError: Somebody else holds it; nothing has changed.
         """
-        request = _pack(_WRLCK, os.SEEK_SET, line, 1, 0)
-        left = TRIES
-        while left:
-            left -= 1
+        request = _pack(_WRLCK, _SET, line, 1, 0)
+        for _ in _TRIES:
             try:
                 _fcntl(self._fd, _SETLK, request)
                 return
@@ -69,7 +69,7 @@ class Locks:
 
     def release(self, line: int) -> None:
         """Give a lock line back."""
-        _fcntl(self._fd, _SETLK, _pack(_UNLCK, os.SEEK_SET, line, 1, 0))
+        _fcntl(self._fd, _SETLK, _pack(_UNLCK, _SET, line, 1, 0))
 
     def close(self) -> None:
         """Close the descriptor; whatever is held is released."""

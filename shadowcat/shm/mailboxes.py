@@ -43,7 +43,7 @@ class Mail(IntEnum):
     END_STREAM = 3
     """Close streams of the session in table slot `argument` that are not its present one."""
     WAKE = 4
-    """The recovery of the session in table slot `argument` is over."""
+    """The recovery of the session in table slot `argument` is over, or a stream of it has let go."""
     END_SESSION = 5
     """End a session: the low 24 bits of its version word, then the table slot in 24 bits."""
 

@@ -11,13 +11,16 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
-from shadowcat.config.model import Config
+from msgspec.structs import replace
+
+from shadowcat.config.model import Config, Sessions
 from shadowcat.proxy.assembly import assemble
 from shadowcat.proxy.wheel import TICK
 from shadowcat.shm.shared import Shared, worker_number
 
 Ending = Literal["open", "eof", "closed", "aborted"]
 
+_SESSIONS: Final = 16_384
 _TURNS: Final = 12
 """Turns of the loop in which everything that is ready, and what follows from it, has run: a dial takes 6."""
 
@@ -204,8 +207,13 @@ class Loopback:
     """One worker's data plane and everybody who talks to it."""
 
     def __init__(self, config: Config) -> None:
-        """Assembled as every worker is; its clock is started."""
+        """Assembled as every worker is; its clock is started.
+
+        A session table of the default size is a smaller one here: it would be 96 MB for each test.
+        """
         self.loop = VirtualLoop()
+        if config.sessions.capacity == Sessions().capacity:
+            config = replace(config, sessions=replace(config.sessions, capacity=_SESSIONS))
         self._shared = Shared.create(config)
         self.plane = assemble(config, self._shared, worker_number(0), self.loop)
         self.plane.start()

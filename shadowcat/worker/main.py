@@ -146,6 +146,12 @@ class _Worker:
                     self._spawn(self._adopt(argument))
                 case Mail.RELEASE_SLOT:
                     self._spawn(self._release(argument))
+                case Mail.END_SESSION:
+                    self._data_plane.end_session(argument)
+                case Mail.END_STREAM:
+                    self._data_plane.end_stream(argument)
+                case Mail.WAKE:
+                    self._data_plane.wake(argument)
 
     async def _adopt(self, slot: int) -> None:
         async with self._turn:

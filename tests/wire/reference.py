@@ -34,7 +34,7 @@ _NOT_FORWARDED: Final = _HOP_BY_HOP | {
     b"x-forwarded-proto",
     b"x-real-ip",
 }
-_NOT_RETURNED: Final = _HOP_BY_HOP | {b"content-length", b"set-cookie"}
+_NOT_RETURNED: Final = _HOP_BY_HOP | {b"content-length", b"set-cookie", b"mcp-session-id"}
 _ADDED: Final = [b"accept-encoding", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"]
 _SCHEME_AND_AUTHORITY: Final = re.compile(rb"https?://([^/?]+)", re.IGNORECASE)
 

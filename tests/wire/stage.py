@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from shadowcat.config.model import Config, Http, Pool, Retry, Route, Timeouts, Upstream
+from shadowcat.config.model import Config, Http, Pool, Retry, Route, Sessions, Timeouts, Upstream
 from shadowcat.config.validate import validate
 from shadowcat.testing.loopback import Loopback, Peer
 from shadowcat.testing.wire import (
@@ -83,6 +83,10 @@ class _Caller(Peer):
 class Stage(Loopback):
     """One worker's data plane, its clients and its upstreams."""
 
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.config = config
+
     def caller(self, peer: str = HERE, own: str = HERE) -> Peer:
         """A client from `peer` that has connected to the listener on `own`."""
         return _Caller(self, peer, own)
@@ -132,16 +136,26 @@ def stage(
     timeouts: dict[str, Any] | None = None,
     retry: dict[str, Any] | None = None,
     http: dict[str, Any] | None = None,
+    sessions: dict[str, Any] | None = None,
+    routes: Sequence[Route] = (),
+    workers: int = 1,
     **options: Any,
 ) -> Iterator[Stage]:
-    """Assemble a proxy with one route, /mcp; further options are keys of the configuration's top level."""
+    """Assemble a proxy with the route /mcp, and with `routes`; further options are top-level keys."""
     route = Route(
         upstreams=[Upstream(url=f"http://{name}.example:3001/mcp") for name in "abcdef"[:upstreams]],
         pool=Pool(**pool or {}),
         timeouts=Timeouts(**timeouts or {}),
         retry=Retry(**retry or {}),
     )
-    config = Config(workers=1, admin=None, routes=[route], http=Http(**http or {}), **options)
+    config = Config(
+        workers=workers,
+        admin=None,
+        routes=[route, *routes],
+        http=Http(**http or {}),
+        sessions=Sessions(**{"capacity": 64} | (sessions or {})),
+        **options,
+    )
     validate(config)
     proxy = Stage(config)
     try:
@@ -161,10 +175,14 @@ def message(
 
 
 def post(
-    body: bytes = message(), *fields: tuple[str, str], host: str | None = "localhost", version: str = "1.1"
+    body: bytes = message(),
+    *fields: tuple[str, str],
+    host: str | None = "localhost",
+    version: str = "1.1",
+    path: str = "/mcp",
 ) -> bytes:
-    """A POST to /mcp."""
-    return _request("POST", [*fields, ("Content-Length", str(len(body)))], host, version) + body
+    """A POST."""
+    return _request("POST", [*fields, ("Content-Length", str(len(body)))], host, version, path) + body
 
 
 def bare(method: str, *fields: tuple[str, str], host: str | None = "localhost") -> bytes:
@@ -172,8 +190,10 @@ def bare(method: str, *fields: tuple[str, str], host: str | None = "localhost") 
     return _request(method, fields, host, "1.1")
 
 
-def _request(method: str, fields: Sequence[tuple[str, str]], host: str | None, version: str) -> bytes:
-    lines = [f"{method} /mcp HTTP/{version}", *([f"Host: {host}"] if host is not None else [])]
+def _request(
+    method: str, fields: Sequence[tuple[str, str]], host: str | None, version: str, path: str = "/mcp"
+) -> bytes:
+    lines = [f"{method} {path} HTTP/{version}", *([f"Host: {host}"] if host is not None else [])]
     lines += [f"{name}: {value}" for name, value in fields]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 

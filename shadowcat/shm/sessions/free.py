@@ -7,7 +7,8 @@ ones, so that a search in the raw cells finds a slot at the speed of memchr:
     free                    00 00                           under the free line: to held
     held by process p       1 + p % 127, 0x80 + p // 127    under p's batch line: p to reserved; a process
                                                             that finds no free cell, to held by itself
-    reserved by process p   1 + p % 127, 0xC0 + p // 127    p: to used, to free
+    reserved by process p   1 + p % 127, 0xC0 + p // 127    p: to used, to free; the supervisor, when p
+                                                            is dead: to used
     used                    01 FF                           under the slot's lock: to free
 
 A batch saves the line that all share: it is taken once for up to 32 new sessions.
@@ -93,7 +94,7 @@ class FreeSlots:
         return cell == _USED
 
     def set_used(self, slot: int) -> None:
-        """Note that a reserved slot has its session now; the caller has locked the slot."""
+        """Note that a reserved slot has its session now; the caller has locked it, or reaped its process."""
         self._cells[slot] = _USED
 
     def set_free(self, slot: int) -> None:

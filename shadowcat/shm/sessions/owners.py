@@ -75,9 +75,9 @@ class Owners:
         try:
             entries = words[base : base + BUCKET_WORDS].tolist()
             words[base] = entries[0] + 1
-            for index in range(1, BUCKET_WORDS):
-                entry = entries[index]
+            for entry in entries[1:]:
                 if entry >> _COUNT_BITS == tag and entry:
+                    index = entries.index(entry, 1)
                     words[base + index] = entry + change if (entry & _COUNT) + change > 0 else 0
                     return
             if change > 0 and 0 in entries[1:]:

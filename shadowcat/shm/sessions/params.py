@@ -10,7 +10,6 @@ from zlib import crc32
 
 from shadowcat.shm.sessions.blocks import Blocks
 from shadowcat.shm.sessions.layout import BLOCK, INLINE, INLINE_LIMIT, LENGTH_SHIFT, SLOT
-from shadowcat.shm.sessions.session import Session
 from shadowcat.shm.sessions.slots import Slots
 
 NOT_KEPT: Final = 0xFFFF_FFFF
@@ -48,19 +47,19 @@ class Params:
         self._blocks.write(block, 0, params)
         return checksum | block + 1
 
-    def read(self, session: Session) -> bytes | None:
-        """The params of a session; None if they were not kept, or it has ended."""
-        if session.params == NOT_KEPT:
+    def read(self, slot: int, lengths: int, word: int) -> bytes | None:
+        """The params that a slot refers to; None if they were not kept, or the session has ended."""
+        if word == NOT_KEPT:
             return None
-        length = session.lengths >> LENGTH_SHIFT
-        place = block_of(session.params)
+        length = lengths >> LENGTH_SHIFT
+        place = block_of(word)
         if place is None:
-            start = session.slot * SLOT + INLINE
+            start = slot * SLOT + INLINE
             params = self._slots.view[start : start + length].tobytes()
         else:
             params = self._blocks.read(place, 0, length)
         # A difference can only mean that their place has another owner by now.
-        return params if crc32(params) == session.params >> _CHECKSUM_SHIFT else None
+        return params if crc32(params) == word >> _CHECKSUM_SHIFT else None
 
     def drop(self, word: int) -> None:
         """Free what `word` refers to; its slot is locked, and does not refer to it any more."""

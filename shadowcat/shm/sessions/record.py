@@ -26,7 +26,7 @@ class SessionRecord(Struct, array_like=True, frozen=True, gc=False):
     """A session. Times are CLOCK_MONOTONIC nanoseconds."""
 
     key: bytes
-    """The random part of the session's id; empty before the table has drawn it."""
+    """The random part of the session's id, as it is spelt there; empty before the table has drawn it."""
     principal: str
     owner: str
     """Whom caps count against: the principal, or the client's address where nobody authenticates."""
@@ -53,6 +53,8 @@ class SessionRecord(Struct, array_like=True, frozen=True, gc=False):
     recoverable: bool = True
     recoveries: tuple[int, ...] = ()
     """When the session was given to another upstream session, within the last hour."""
+    suffix: bytes = b""
+    """What followed the route's own path where the session was opened: there it is recovered and ended."""
 
 
 class RecordTooLargeError(ShadowcatError):
@@ -68,17 +70,21 @@ def pack(record: SessionRecord) -> tuple[bytes, SessionRecord]:
 
     Returns:
         The bytes, and the record that they encode: one that is too large loses `capabilities`, and with them
-        its recovery.
+        its recovery; if need be `suffix`, too.
 
     Raises:
         RecordTooLargeError: Even so it takes more than RECORD_LIMIT bytes.
     """
     packed = _encode(record)
-    if len(packed) > RECORD_LIMIT:
-        record = msgspec.structs.replace(record, capabilities=(), recoverable=False)
-        packed = _encode(record)
-        if len(packed) > RECORD_LIMIT:
-            raise RecordTooLargeError(
-                f"a session takes {len(packed)} bytes; {RECORD_LIMIT} fit: shorten the route's path"
-            )
-    return packed, record
+    if len(packed) <= RECORD_LIMIT:
+        return packed, record
+    for shorter in (
+        msgspec.structs.replace(record, capabilities=(), recoverable=False),
+        msgspec.structs.replace(record, capabilities=(), recoverable=False, suffix=b""),
+    ):
+        packed = _encode(shorter)
+        if len(packed) <= RECORD_LIMIT:
+            return packed, shorter
+    raise RecordTooLargeError(
+        f"a session takes {len(packed)} bytes; {RECORD_LIMIT} fit: shorten the route's path"
+    )

@@ -30,9 +30,11 @@ from shadowcat.shm.sessions.layout import (
 )
 from shadowcat.shm.sessions.record import RECORD_LIMIT
 
-_TRIES: Final = 16
+_TRIES: Final = range(16)
 _CRC: Final = 0xFFFF_FFFF
 _FIXED: Final = FIXED.size
+_TO_LENGTHS: Final = LENGTHS - VERSION
+_TO_CHECKSUM: Final = CHECKSUM - VERSION
 _EMPTY: Final = bytes(_FIXED)
 _LOCKED, _MEANT_FOR, _SUM, _LENGTH = range(4)
 _SLOT_BITS: Final = 24
@@ -45,7 +47,9 @@ Image = tuple[int, bytes]
 class Slots:
     """All slots, for one process."""
 
-    __slots__ = ("_journal", "_journals", "_locks", "_map", "_offset", "areas", "process", "view", "words")
+    __slots__ = (
+        "_covered", "_journal", "_journals", "_locks", "_map", "_offset", "areas", "process", "view", "words"
+    )  # fmt: skip
 
     words: memoryview
     """All slots as words; slot s begins at s * SLOT_WORDS."""
@@ -58,6 +62,7 @@ class Slots:
         self._locks = locks
         self._map = region.map
         self._offset = areas.slots.offset
+        self._covered = areas.slots.offset + COVERED
         self.words = region.words(areas.slots.offset, areas.capacity * SLOT_WORDS)
         self.view = region.view(areas.slots.offset, areas.slots.length)
         self._journals = region.view(areas.journals.offset, areas.journals.length)
@@ -77,16 +82,16 @@ class Slots:
             LockBusyError: It is being written by a process that does not get on with it.
         """
         words, memory = self.words, self._map
-        base = slot * SLOT_WORDS
-        start = self._offset + slot * SLOT + COVERED
-        for _ in range(_TRIES):
-            version = words[base + VERSION]
+        at = slot * SLOT_WORDS + VERSION
+        start = self._covered + slot * SLOT
+        for _ in _TRIES:
+            version = words[at]
             if version & 1:
                 continue
-            length = words[base + LENGTHS] & RECORD_LENGTH
+            length = words[at + _TO_LENGTHS] & RECORD_LENGTH
             content = memory[start : start + _FIXED + length]
-            checksum = words[base + CHECKSUM]
-            if words[base + VERSION] == version:
+            checksum = words[at + _TO_CHECKSUM]
+            if words[at] == version:
                 if crc32(content, version & _CRC) == checksum:
                     return (version, content) if length else None
                 if not version:
@@ -128,38 +133,40 @@ class Slots:
         self._journal[_LOCKED] = 0
         self._locks.release(self._offset + slot * SLOT)
 
-    def write(self, slot: int, content: bytes) -> int:
+    def write(self, slot: int, version: int, content: bytes) -> None:
         """Replace the content of a locked slot; after a crash either the old or the new one is there.
 
-        Returns:
-            The slot's new version.
+        Args:
+            slot: The slot.
+            version: Its `next_version`.
+            content: What is to be there.
         """
-        version = self.words[slot * SLOT_WORDS + VERSION]
         journal = self._journal
-        checksum = crc32(content, version + 2 & _CRC)
+        checksum = crc32(content, version & _CRC)
         # Nobody looks into the journal before the slot's version is odd, and by then all of it is there.
-        journal[_MEANT_FOR] = version + 1 << _SLOT_BITS | slot
+        journal[_MEANT_FOR] = version - 1 << _SLOT_BITS | slot
         own = self.process * JOURNAL + JOURNAL_CONTENT
         self._journals[own : own + len(content)] = content
         journal[_LENGTH] = len(content)
         journal[_SUM] = checksum
-        return self._put(slot, version + 1, content, checksum)
+        self._put(slot, version, content, checksum)
 
-    def fill(self, slot: int, content: bytes) -> int:
+    def fill(self, slot: int, version: int, content: bytes) -> None:
         """Write the content of a locked slot that is empty; after a crash it is empty still.
 
-        Returns:
-            The slot's new version.
+        Args:
+            slot: The slot.
+            version: Its `next_version`.
+            content: What is to be there.
         """
-        version = self.words[slot * SLOT_WORDS + VERSION]
-        return self._put(slot, version + 1, content, crc32(content, version + 2 & _CRC))
+        self._put(slot, version, content, crc32(content, version & _CRC))
 
     def wipe(self, slot: int) -> None:
         """Empty a locked slot."""
-        version = self.words[slot * SLOT_WORDS + VERSION] | 1
-        self.words[slot * SLOT_WORDS + VERSION] = version
+        odd = self.words[slot * SLOT_WORDS + VERSION] | 1
+        self.words[slot * SLOT_WORDS + VERSION] = odd
         self.words[slot * SLOT_WORDS + SUBSCRIPTIONS] = 0
-        self._put(slot, version, _EMPTY, crc32(_EMPTY, version + 1 & _CRC))
+        self._put(slot, odd + 1, _EMPTY, crc32(_EMPTY, odd + 1 & _CRC))
 
     def next_version(self, slot: int) -> int:
         """The version that the next write to a locked slot makes."""
@@ -175,15 +182,14 @@ class Slots:
         """Clear the journal of a process that has been reaped, and all it had locked mended."""
         self._words_of(process)[_LOCKED] = 0
 
-    def _put(self, slot: int, odd: int, content: bytes, checksum: int) -> int:
+    def _put(self, slot: int, version: int, content: bytes, checksum: int) -> None:
         words = self.words
         base = slot * SLOT_WORDS
         start = slot * SLOT + COVERED
-        words[base + VERSION] = odd
+        words[base + VERSION] = version - 1
         self.view[start : start + len(content)] = content
         words[base + CHECKSUM] = checksum
-        words[base + VERSION] = odd + 1
-        return odd + 1
+        words[base + VERSION] = version
 
     def _mend(self, slot: int) -> None:
         odd = self.words[slot * SLOT_WORDS + VERSION]
@@ -198,7 +204,7 @@ class Slots:
             content = self._journals[start : start + length].tobytes()
             checksum = crc32(content, odd + 1 & _CRC)
             if checksum == journal[_SUM]:
-                self._put(slot, odd, content, checksum)
+                self._put(slot, odd + 1, content, checksum)
                 return
         self.wipe(slot)
 

@@ -36,20 +36,21 @@ from shadowcat.shm.sessions.marks import Marks
 from shadowcat.shm.sessions.owners import Owners
 from shadowcat.shm.sessions.params import NOT_KEPT, Params
 from shadowcat.shm.sessions.record import SessionRecord, pack
-from shadowcat.shm.sessions.session import Session, decode
+from shadowcat.shm.sessions.session import Session, decode, session_in
 from shadowcat.shm.sessions.slots import Image, Slots
 from shadowcat.shm.sessions.subscriptions import Subscriptions
 from shadowcat.shm.sessions.upkeep import Upkeep
 
 __all__ = ["LockBusyError", "Session", "SessionTable"]
 
+_PREFIX: Final = ids.PREFIX_CHARS
 _NS: Final = 1_000_000_000
 _TOUCH: Final = 1_000_000_000
 """Nanoseconds between two notes that a session is in use."""
 _TOUCHES: Final = 4
 """At least so many notes in an idle time-out, however short that is."""
 _KEPT: Final = 8_192
-"""Decoded sessions in each of the two generations of the cache: 1 KB each, some 16 MB at most."""
+"""Decoded sessions in each of the two generations of the cache: 1.2 KB each, 20 MB at most."""
 
 
 class SessionTable(Marks):
@@ -59,8 +60,8 @@ class SessionTable(Marks):
     """
 
     __slots__ = (
-        "_blocks", "_free", "_idle_ns", "_locks", "_old", "_owners", "_params",
-        "_reclaimed", "_subscriptions", "_touch_ns", "_upkeep", "_urandom", "_young", "capacity",
+        "_blocks", "_free", "_idle_ns", "_keys", "_locks", "_old", "_owners", "_params",
+        "_reclaimed", "_subscriptions", "_touch_ns", "_upkeep", "_young", "capacity",
     )  # fmt: skip
 
     def __init__(
@@ -94,7 +95,7 @@ class SessionTable(Marks):
         self._idle_ns = int(section.idle_timeout * _NS)
         self._touch_ns = min(_TOUCH, self._idle_ns // _TOUCHES)
         self._upkeep = Upkeep(self._slots, self._free, self._owners, self._blocks, self._idle_ns)
-        self._urandom = urandom
+        self._keys = ids.Keys(urandom)
         self._young: dict[bytes, Session] = {}
         self._old: dict[bytes, Session] = {}
         self._reclaimed: list[SessionRecord] = []
@@ -115,25 +116,29 @@ class SessionTable(Marks):
         Raises:
             LockBusyError: Its slot is being written by a process that does not get on with it.
         """
-        prefix = session_id[: ids.PREFIX_CHARS]
+        prefix = session_id[:_PREFIX]
         session = self._young.get(prefix) or self._old.get(prefix)
-        if session is not None and compare_digest(session.id, session_id) and self.use(session, now_ns):
+        if (
+            session is not None
+            and compare_digest(session.id, session_id)
+            # As `use` does, whose call would be a quarter of all this.
+            and self._words[session.base + VERSION] == session.version
+            and (now_ns < session.fresh_until or self._touch(session, now_ns))
+        ):
             return session
-        named = ids.decode(session_id)
-        if named is None or named[0] >= self.capacity:
+        if len(session_id) != ids.ID_CHARS:
             return None
-        slot, key = named
+        slot = ids.slot_of(prefix)
+        if not 0 <= slot < self.capacity:
+            return None
         image = self._slots.read(slot)
         if image is None:
             return None
-        record = decode(image)
-        if not compare_digest(record.key, key):
-            return None
-        session = Session(slot, session_id, image, record)
-        if not self._touch(session, now_ns):
-            return None
-        self._keep(session)
-        return session
+        session = session_in(slot, session_id, image)
+        if compare_digest(session.record.key, session_id[_PREFIX:]) and self._touch(session, now_ns):
+            self._keep(prefix, session)
+            return session
+        return None
 
     def use(self, session: Session, now_ns: int) -> bool:
         """Whether a session is as it was decoded, and has not expired. If so it is in use now."""
@@ -201,7 +206,7 @@ class SessionTable(Marks):
         if not self._free.reserved(slot):
             raise ValueError(f"slot {slot} is not reserved by this process")
         if not record.key:
-            record = replace(record, key=self._urandom(ids.KEY_BYTES))
+            record = replace(record, key=self._keys.draw())
         owner = self._owners.digest(record.owner)
         words = self._words
         base = slot * SLOT_WORDS
@@ -222,12 +227,12 @@ class SessionTable(Marks):
             version = self._slots.next_version(slot)
             lengths = len(params) << LENGTH_SHIFT | len(packed)
             content = FIXED.pack(expiry_ns, owner, version, version, lengths, word) + packed
-            self._slots.fill(slot, content)
+            self._slots.fill(slot, version, content)
             self._free.set_used(slot)
         finally:
             self._slots.unlock(slot)
-        session = Session(slot, ids.encode(slot, record.key), (version, content), record)
-        self._keep(session)
+        session = session_in(slot, ids.encode(slot, record.key), (version, content), record)
+        self._keep(session.id[:_PREFIX], session)
         return session
 
     def update(
@@ -255,27 +260,23 @@ class SessionTable(Marks):
         slot = session.slot
         self._slots.lock(slot)
         try:
-            present = self._present(session)
-            if present is None:
+            image = self._present(session)
+            if image is None:
                 return None
-            packed, record = pack(change(present.record))
+            hard_end, owner, born, incarnation, lengths, params = FIXED.unpack_from(image[1])
+            packed, record = pack(change(decode(image)))
             version = self._slots.next_version(slot)
-            content = (
-                FIXED.pack(
-                    present.hard_end if expiry_ns is None else expiry_ns,
-                    present.owner,
-                    present.born,
-                    version if repin else present.incarnation,
-                    present.lengths & ~RECORD_LENGTH | len(packed),
-                    present.params,
-                )
-                + packed
-            )
-            self._slots.write(slot, content)
+            lengths = lengths & ~RECORD_LENGTH | len(packed)
+            if expiry_ns is not None:
+                hard_end = expiry_ns
+            if repin:
+                incarnation = version
+            content = FIXED.pack(hard_end, owner, born, incarnation, lengths, params) + packed
+            self._slots.write(slot, version, content)
         finally:
             self._slots.unlock(slot)
-        changed = Session(slot, session.id, (version, content), record)
-        self._keep(changed)
+        changed = session_in(slot, session.id, (version, content), record)
+        self._keep(changed.id[:_PREFIX], changed)
         return changed
 
     def delete(self, session: Session) -> SessionRecord | None:
@@ -290,11 +291,11 @@ class SessionTable(Marks):
         slot = session.slot
         self._slots.lock(slot)
         try:
-            present = self._present(session)
-            if present is None:
+            image = self._present(session)
+            if image is None:
                 return None
-            self._end(present)
-            return present.record
+            self._end(slot, image)
+            return decode(image)
         finally:
             self._slots.unlock(slot)
 
@@ -306,10 +307,11 @@ class SessionTable(Marks):
         Raises:
             LockBusyError: The slot is being written by a process that does not get on with it.
         """
-        present = self.at(session.slot)
-        if present is None or present.born != session.born:
+        image = self._slots.read(session.slot)
+        if image is None:
             return None
-        return self._params.read(present)
+        _, _, born, _, lengths, word = FIXED.unpack_from(image[1])
+        return self._params.read(session.slot, lengths, word) if born == session.born else None
 
     def subscriptions(self, session: Session) -> list[bytes]:
         """The URIs of the resources that the client has subscribed to.
@@ -377,21 +379,22 @@ class SessionTable(Marks):
         if now_ns > seen:
             self._words[at] = now_ns
         session.touched = now_ns
-        fresh_until = now_ns + self._touch_ns
-        session.fresh_until = min(session.hard_end, fresh_until)
+        session.fresh_until = now_ns + self._touch_ns
+        if session.fresh_until > session.hard_end:  # Half as long as min() takes.
+            session.fresh_until = session.hard_end
         return True
 
-    def _keep(self, session: Session) -> None:
+    def _keep(self, prefix: bytes, session: Session) -> None:
         """Cache a session under the part of its id that spells the slot: one for each slot."""
         young = self._young
         if len(young) >= _KEPT:
             self._old = young
             self._young = young = {}
-        young[session.id[: ids.PREFIX_CHARS]] = session
+        young[prefix] = session
 
     def _decoded(self, slot: int, image: Image) -> Session:
         record = decode(image)
-        return Session(slot, ids.encode(slot, record.key), image, record)
+        return session_in(slot, ids.encode(slot, record.key), image, record)
 
     def _sessions(self, slots: list[int]) -> list[Session]:
         sessions = []
@@ -412,30 +415,26 @@ class SessionTable(Marks):
             try:
                 image = self._slots.present(slot)
                 if image is not None and self._upkeep.has_expired(slot, now_ns):
-                    session = self._decoded(slot, image)
-                    self._reclaimed.append(session.record)
-                    self._end(session)
+                    self._reclaimed.append(decode(image))
+                    self._end(slot, image)
                     ended = True
             finally:
                 self._slots.unlock(slot)
         return ended
 
-    def _present(self, session: Session) -> Session | None:
+    def _present(self, session: Session) -> Image | None:
         """The present version of a session whose slot is locked; None if it is gone."""
         image = self._slots.present(session.slot)
-        if image is None:
-            return None
-        present = Session(session.slot, session.id, image, decode(image))
-        return present if present.born == session.born else None
+        return image if image is not None and FIXED.unpack_from(image[1])[2] == session.born else None
 
-    def _end(self, session: Session) -> None:
+    def _end(self, slot: int, image: Image) -> None:
         """Empty a locked slot, and free all that belonged to its session."""
-        slot = session.slot
+        _, owner, _, _, _, params = FIXED.unpack_from(image[1])
         subscribed = self._subscriptions.block(slot)
         self._slots.wipe(slot)
-        self._params.drop(session.params)
+        self._params.drop(params)
         if subscribed is not None:
             self._blocks.give_back(subscribed)
         self._free.set_free(slot)
         with contextlib.suppress(LockBusyError):  # The session is over all the same; recount() notices.
-            self._owners.add(session.owner, -1)
+            self._owners.add(owner, -1)

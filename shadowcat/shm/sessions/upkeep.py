@@ -107,7 +107,10 @@ class Upkeep:
         with contextlib.suppress(LockBusyError):  # Who finds no other free slot takes these over.
             free.give_back_batch(process)
         for slot in free.reserved_by(process):
-            self._settle(slot)
+            # It may have been killed between the creation of a session and its mark. No lock is needed for
+            # the mark of the dead; what cannot be locked just now, the sweep finds as a used slot is.
+            free.set_used(slot)
+            self._mend(slot)
         capacity = slots.areas.capacity
         for first in range(0, capacity, _CHUNK):
             for slot in marked_for(slots, first, min(_CHUNK, capacity - first), process):
@@ -122,20 +125,6 @@ class Upkeep:
         try:
             if self._free.used(slot) and self._slots.present(slot) is None:
                 self._free.set_free(slot)
-        finally:
-            self._slots.unlock(slot)
-
-    def _settle(self, slot: int) -> None:
-        """Take a slot from a dead process that had reserved it: a session may just have been created."""
-        try:
-            self._slots.lock(slot)
-        except LockBusyError:
-            return
-        try:
-            if self._slots.present(slot) is None:
-                self._free.set_free(slot)
-            else:
-                self._free.set_used(slot)
         finally:
             self._slots.unlock(slot)
 

@@ -3,7 +3,18 @@
 import msgspec
 import pytest
 
-from shadowcat.config.model import Config, Credential, Http, Log, Pool, Route, Timeouts, Tls, Upstream
+from shadowcat.config.model import (
+    Config,
+    Credential,
+    Http,
+    Log,
+    Pool,
+    Route,
+    Sessions,
+    Timeouts,
+    Tls,
+    Upstream,
+)
 from shadowcat.config.units import Duration, Size
 from shadowcat.config.validate import validate
 from shadowcat.errors import ConfigError
@@ -33,6 +44,7 @@ def test_good():
         drain_timeout=Duration(0),
         routes=[route(pool=Pool(idle_timeout=Duration(0), queue_timeout=Duration(0)))],
     )
+    accepted(routes=[route(path="/" + "a" * 199)], sessions=Sessions(idle_timeout=Duration(0.001)))
     accepted(routes=[route(path="/"), route(path="/a-b/c.d~e/%C3%BC"), route(path="/A")])
     accepted(routes=[route(Upstream(url="http://a/x"), Upstream(url="http://a/x", name="second"))])
 
@@ -75,6 +87,11 @@ def test_admin_is_local_even_if_insecure(admin, message):
         ({"http": Http(head_timeout=Duration(0))}, "http.head_timeout: must be more than 0"),
         ({"drain_timeout": Duration(400 * 86400)}, "drain_timeout: must be at most 365d"),
         (
+            {"sessions": Sessions(idle_timeout=Duration(0))},
+            "sessions.idle_timeout: must be more than 0: every session",
+        ),
+        ({"sessions": Sessions(max_lifetime=Duration(0))}, "sessions.max_lifetime: must be more than 0"),
+        (
             {"http": Http(head_limit=Size(4096))},
             "http.head_limit: 4KiB is less than http.target_limit (8KiB)",
         ),
@@ -103,6 +120,7 @@ def test_quantities(changes, message):
         ),
         ("//", "ends with a slash"),
         ("/a//b", "empty segment"),
+        ("/" + "a" * 200, "routes[0].path: at most 200 bytes, as every session remembers"),
         ("/a/./b", "dot segment"),
         ("/..", "dot segment"),
         ("/a%2Fb", "encoded slash"),

@@ -24,7 +24,7 @@ def entry(data: bytes) -> Entry[str]:
 
 
 def recall_of(known: bytes, limit: int = LIMIT) -> Recall[str]:
-    recall: Recall[str] = Recall(limit)
+    recall: Recall[str] = Recall(limit, Memo(10, 10_000))
     keep(recall, known)
     return recall
 
@@ -169,7 +169,7 @@ def test_a_head_beyond_the_limit_does_not_match(lines: tuple[bytes, ...]) -> Non
 
 def test_a_recall_knows_only_the_last_head() -> None:
     one, two = head(b"X: 1"), head(b"X: 2")
-    recall: Recall[str] = Recall(LIMIT)
+    recall: Recall[str] = Recall(LIMIT, Memo(10, 10_000))
     assert not recall.match(one)
     keep(recall, one)
     keep(recall, two)
@@ -195,6 +195,60 @@ def test_each_match_describes_its_own_head() -> None:
         assert (recall.values, recall.length, recall.end) == ((value,), length, len(data))
 
 
+def shared(*heads: bytes) -> Memo[str]:
+    memo: Memo[str] = Memo(10, 10_000)
+    for data in heads * 2:
+        memo.admit(entry(data))
+    return memo
+
+
+def test_a_head_of_the_memo_matches_where_it_looks_like_the_last_one() -> None:
+    first, second = (head(b"Token: %d" % number, b"Content-Length: 5", b"Mcp-Name: a") for number in (1, 2))
+    recall: Recall[str] = Recall(LIMIT, shared(second))
+    keep(recall, first)
+    for known in (second, first):
+        keep(recall, first)
+        for length, name in ((5, b"a"), (77, b"a"), (77, b"bb"), (5, b"bb"), (5, b"cc")):
+            data = known.replace(b"5", b"%d" % length).replace(b" a", b" " + name)
+            assert recall.match(data + b"body")
+            assert (recall.values, recall.length, recall.end) == ((name,), length, len(data))
+    assert not recall.match(head(b"Token: 3", b"Content-Length: 5", b"Mcp-Name: a"))
+
+
+def test_content_length_is_never_looked_for_in_another_field_of_the_same_size() -> None:
+    one = head(b"A: 1", b"Content-Length: 15", b"B: 1234567", b"Mcp-Name: 25")
+    two = head(b"A: 1234567", b"Mcp-Name: 35", b"B: 1", b"Content-Length: 45")
+    assert [len(piece) for piece in cut(one).literals] == [len(piece) for piece in cut(two).literals]
+    for known, other in ((one, two), (two, one)):
+        recall: Recall[str] = Recall(LIMIT, shared(one, two))
+        keep(recall, other)
+        keep(recall, known)
+        for data in (other, known):
+            if recall.match(data):
+                assert (recall.values, recall.length) == (cut(data).values, cut(data).length)
+            assert not recall.match(data.replace(b"Length: %d" % cut(data).length, b"Length: 05"))
+
+
+def test_a_length_does_not_outlive_a_head_without_one() -> None:
+    post = head(b"Token: 1", b"Content-Length: 5")
+    get = head(b"Token: 2")
+    recall: Recall[str] = Recall(LIMIT, shared(post, get))
+    keep(recall, get)
+    keep(recall, post)
+    for data, length in ((post, 5), (get, 0)) * 3:
+        assert recall.match(data)
+        assert recall.length == length
+
+
+def test_shapes_are_bounded() -> None:
+    recall = recall_of(head(b"Mcp-Name: a", b"traceparent: b"))
+    for number in range(1, 40):
+        for other in range(1, 40):
+            name, trace = b"n" * number, b"t" * other
+            assert recall.match(head(b"Mcp-Name: " + name, b"traceparent: " + trace))
+            assert recall.values == (name, trace)
+
+
 def test_keys_are_not_concatenated() -> None:
     # The same bytes remain once the values are taken out, but they stand on different sides of the gap.
     one = head(b"X: 1", b"Content-Length: 5", b"Y: 2")
@@ -217,15 +271,16 @@ def test_a_value_cannot_supply_a_line() -> None:
 
 
 def numbered(number: int, size: int = 10) -> Entry[int]:
-    return Entry((b"%0*d" % (size, number),), -1, (), (), number)
+    return Entry((b"%0*d" % (size, number),), -1, number)
 
 
 def test_a_head_is_admitted_on_second_sight() -> None:
     memo: Memo[int] = Memo(10, 1000)
     assert not memo.admit(numbered(1))
     assert memo.get(numbered(1).literals) is None
-    assert memo.admit(numbered(1))
-    assert memo.get(numbered(1).literals) == numbered(1)
+    first = numbered(1)
+    assert memo.admit(first)
+    assert memo.get(first.literals) is first
     assert len(memo) == 1
 
 

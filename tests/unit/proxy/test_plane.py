@@ -193,15 +193,15 @@ def test_bytes_are_counted_on_both_sides(build: Build) -> None:
 
 def test_an_idle_head_is_forgotten_and_recognised_anew(build: Build) -> None:
     loopback = build(http={"keepalive_timeout": 600})
-    client, upstream = open_exchange(loopback, post(CALL, b"Mcp-Session-Id: secret"))
+    client, upstream = open_exchange(loopback, post(CALL, b"X-Kept: secret"))
     for pause in (0, 0, 0, 130, 0, 0, 130, 0):
         upstream = loopback.upstreams[-1]
         upstream.send(answer())
         assert client.take() == answer()
         loopback.advance(pause)
-        client.send(post(CALL, b"Mcp-Session-Id: secret"))
+        client.send(post(CALL, b"X-Kept: secret"))
         loopback.settle()
-        assert b"Mcp-Session-Id: secret" in loopback.upstreams[-1].take()
+        assert b"X-Kept: secret" in loopback.upstreams[-1].take()
 
 
 @pytest.mark.parametrize("request_", [post(), modern(), get()])

@@ -115,13 +115,17 @@ def test_a_remembered_head_has_the_values_of_its_own_request(logged: Loopback, e
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_nothing_secret_is_logged(build: Build, path: Path, form: str) -> None:
     loopback = build(path=str(path), format=form)
-    lines = (b"Authorization: Bearer secret", b"Mcp-Session-Id: secret", b"Cookie: a=secret")
+    lines = (
+        b"Authorization: Bearer secret", b"Mcp-Session-Id: secret", b"Cookie: a=secret",
+        b"MCP-Protocol-Version: 2026-07-28",
+    )  # fmt: skip
     serve(loopback, post(call(), *lines, path=b"/mcp?key=secret"))
     serve(loopback, post(call(method="resources/read", uri="file:///secret"), *lines))
     serve(loopback, post(call(method="tasks/get", taskId="secret"), *lines))
+    serve(loopback, post(call(), *lines[:-1]))
     loopback.advance(0.15)
     text = path.read_text()
-    assert text.count("\n") == 3
+    assert text.count("\n") == 4
     assert "secret" not in text
     assert "argument" not in text
     assert "tasks/get" in text

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import base64
+
 import pytest
 from msgspec.structs import replace
 
+from shadowcat.config.validate import PATH_LIMIT
 from shadowcat.shm.locks import LockBusyError
 from shadowcat.shm.sessions import ids, layout
 from shadowcat.shm.sessions.record import RecordTooLargeError
@@ -18,7 +21,7 @@ def test_what_one_process_creates_all_find(host) -> None:
     assert (found.slot, found.id, found.version, found.incarnation, found.record) == (
         session.slot, session.id, session.version, session.incarnation, session.record,
     )  # fmt: skip
-    assert len(found.record.key) == ids.KEY_BYTES
+    assert len(found.record.key) == ids.KEY_CHARS
     assert other.params(found) == PARAMS
     assert other.find(session.id, NOW) is found
     assert other.at(session.slot).id == session.id
@@ -26,19 +29,62 @@ def test_what_one_process_creates_all_find(host) -> None:
 
 def test_keys_are_drawn_from_the_given_source_or_taken_from_the_record(host) -> None:
     table = host().table(2, urandom=lambda count: b"k" * count)
-    assert create(table).record.key == b"k" * 18
+    session = create(table)
+    assert base64.urlsafe_b64decode(session.id)[3:] == b"k" * ids.KEY_BYTES
+    assert session.id.endswith(session.record.key)
     slot = table.reserve(NOW)
-    assert table.create(slot, replace(record(), key=b"m" * 18), b"", END, NOW).record.key == b"m" * 18
+    assert table.create(slot, replace(record(), key=b"m" * 24), b"", END, NOW).record.key == b"m" * 24
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text[:-1],
+        lambda text: text + b"A",
+        lambda text: text[:-1] + b"=",
+        lambda text: b"\xff" + text[1:],
+        lambda text: text[:-1] + b"\n",
+        lambda text: text.replace(b"_", b"/"),
+        lambda text: text.replace(b"-", b"+"),
+        lambda text: text + b"\n",
+        lambda text: text + b"====",
+        lambda text: text[:4] + b" " + text[5:],
+        lambda text: text[:3] + b" " + text[4:],
+        lambda text: text[:3],
+        lambda _: b"",
+    ],
+)
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_id_has_one_spelling(host, spoil, cached: bool) -> None:
+    one = host(capacity=4)
+    mine, other = one.table(2, urandom=lambda count: b"\xfb\xef\xff" * (count // 3)), one.table(3)
+    session = create(mine)
+    assert b"_" in session.id
+    assert b"-" in session.id
+    table = mine if cached else other
+    assert table.find(spoil(session.id), NOW) is None
+    assert table.find(session.id, NOW).id == session.id
 
 
 def test_another_id_of_the_same_slot_finds_nothing(host) -> None:
     table = host().table(2)
     session = create(table)
-    assert table.find(ids.encode(session.slot, bytes(18)), NOW) is None
+    assert table.find(ids.encode(session.slot, b"A" * ids.KEY_CHARS), NOW) is None
     assert table.find(ids.encode(session.slot + 1, session.record.key), NOW) is None
     assert table.find(ids.encode(2**23, session.record.key), NOW) is None
     assert table.find(b"nonsense", NOW) is None
     assert table.find(session.id, NOW) is session
+
+
+def test_a_session_that_was_used_just_before_its_hard_end_ends_with_it(host) -> None:
+    one = host(idle=7_200)
+    mine, other = one.table(2), one.table(3)
+    session = create(mine)
+    for table in (mine, other):
+        found = table.find(session.id, END - 1)
+        assert table.use(found, END - 1)
+        assert not table.use(found, END)
+        assert table.find(session.id, END) is None
 
 
 def test_a_session_decoded_before_a_change_is_not_used_after_it(host) -> None:
@@ -86,6 +132,31 @@ def test_a_record_that_is_too_large_loses_its_capabilities_and_its_recovery(host
     session = create(table, capabilities=("x" * 300, "y" * 300))
     assert (session.record.capabilities, session.record.recoverable) == ((), False)
     assert table.at(session.slot).record == session.record
+
+
+def test_what_makes_a_record_too_large_is_given_up_one_by_one(host) -> None:
+    table = host().table(2)
+    fields = {"capabilities": ("c" * 100,), "suffix": b"/" + b"s" * 127}
+    few = create(table, upstream_id=b"u" * 100, **fields)
+    assert (few.record.capabilities, few.record.suffix, few.record.recoverable) == (*fields.values(), True)
+    more = table.update(few, lambda was: replace(was, route="/" + "x" * 130))
+    assert (more.record.capabilities, more.record.suffix, more.record.recoverable) == (
+        (), fields["suffix"], False,
+    )  # fmt: skip
+    most = table.update(more, lambda was: replace(was, route="/" + "x" * 230))
+    assert (most.record.capabilities, most.record.suffix, most.record.recoverable) == ((), b"", False)
+
+
+def test_the_longest_route_and_the_longest_of_all_else_fit(host) -> None:
+    session = create(host().table(2), upstream_id=b"u" * 128, owner="f" * 32)
+    longest = replace(
+        session.record, principal="p" * 32, route="/" + "r" * (PATH_LIMIT - 1), row=2**16, generation=2**32,
+        created_ns=2**63, version="2025-11-25", declared=7, initialized=True, log_level="emergency",
+        capabilities=("c" * 60,) * 9, recoveries=(2**63,) * 3, suffix=b"s" * 128,
+    )  # fmt: skip
+    table = host().table(2)
+    kept = table.create(table.reserve(NOW), longest, PARAMS, END, NOW).record
+    assert kept == replace(longest, capabilities=(), suffix=b"", recoverable=False)
 
 
 def test_a_record_may_grow_to_its_limit_beside_inline_params(host) -> None:

@@ -137,6 +137,28 @@ def test_repair_takes_back_what_a_dead_process_had_and_nothing_else(host) -> Non
     assert free_slots(alive) == sorted(set(range(64)) - {session.slot, other.slot, live_slot})
 
 
+@pytest.mark.parametrize("created", [False, True])
+def test_a_reservation_that_was_locked_when_its_process_was_repaired_goes_to_the_sweep(host, created) -> None:
+    one = host(capacity=3)
+    dead, other, supervisor, control = one.table(2), one.table(3), one.table(0), one.table(1)
+    if created:  # and killed before the mark
+        slot = create(dead).slot
+        dead._free._cells[slot] = dead._free._reserved
+    else:
+        slot = dead.reserve(NOW)
+    other._slots.lock(slot)
+    dead.close()
+    one.tables.remove(dead)
+    supervisor.repair(2)
+    successor = one.table(2)
+    assert not successor._free.reserved(slot)
+    assert slot not in free_slots(other)
+    other._slots.unlock(slot)
+    control.sweep(0, 3, NOW)
+    assert free_slots(successor) == [each for each in range(3) if each != slot or not created]
+    assert bool(created) == (other.at(slot) is not None)
+
+
 def test_repair_does_not_wait_for_a_lock(host) -> None:
     one = host()
     worker, other, supervisor = one.table(2), one.table(3), one.table(0)
