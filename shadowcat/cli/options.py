@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
 import click
 
 from shadowcat import __version__
 from shadowcat.config.environment import PREFIX
 from shadowcat.config.load import load_config
+from shadowcat.config.model import StrategyName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from shadowcat.config.model import Config
 
 Result = TypeVar("Result")
+
+_WEIGHT: Final = re.compile(r"(.*),weight=([0-9]{1,9})")
 
 NO_UPSTREAM: Final = """there is nothing to forward to. Give one of
   --config FILE                            a configuration file
@@ -56,15 +60,23 @@ class Options:
         return load_config(self.file, environ, overrides)
 
 
-def routes_for(upstreams: list[str]) -> list[dict[str, Any]]:
-    """One route /mcp to upstreams written ``[name=]URL``."""
-    entries = []
-    for text in upstreams:
-        name, equals, url = text.partition("=")
-        # "=" may stand in a URL's path; before it there is then a "://".
-        named = equals and "://" not in name
-        entries.append({"name": name, "url": url} if named else {"url": text})
-    return [{"path": "/mcp", "upstreams": entries}]
+def routes_for(upstreams: list[str], strategy: str | None = None) -> list[dict[str, Any]]:
+    """One route /mcp to upstreams written ``[name=]URL[,weight=N]``."""
+    route = {"path": "/mcp", "upstreams": [_upstream(text) for text in upstreams]}
+    return [route | ({"balance": {"strategy": strategy}} if strategy else {})]
+
+
+def _upstream(text: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {}
+    # Behind the last comma alone, and only if it reads like an option: a URL may have commas of its own.
+    option = _WEIGHT.fullmatch(text)
+    if option is not None:
+        text = option[1]
+        entry["weight"] = int(option[2])
+    name, equals, url = text.partition("=")
+    # "=" may stand in a URL's path; before it there is then a "://".
+    named = equals and "://" not in name
+    return ({"name": name, "url": url} if named else {"url": text}) | entry
 
 
 def supervisor_options(command: Callable[[Options], Result]) -> Callable[..., Result]:
@@ -77,6 +89,7 @@ def supervisor_options(command: Callable[[Options], Result]) -> Callable[..., Re
         bind: tuple[str, ...],
         admin: str | None,
         upstream: tuple[str, ...],
+        strategy: str | None,
         log_level: str | None,
         log_format: str | None,
         *,
@@ -85,12 +98,16 @@ def supervisor_options(command: Callable[[Options], Result]) -> Callable[..., Re
     ) -> Result:
         if demo and upstream:
             raise click.UsageError("--demo brings its own upstream: leave out --upstream, or --demo")
+        if strategy and not upstream:
+            raise click.UsageError(
+                "--strategy is for what --upstream names; in a file it is routes[].balance.strategy"
+            )
         given = {
             "workers": workers,
             "listen": list(bind) or None,
             "admin": admin,
             "insecure": insecure or None,
-            "routes": routes_for(list(upstream)) if upstream else None,
+            "routes": routes_for(list(upstream), strategy) if upstream else None,
             "log": {"level": log_level, "format": log_format},
         }
         return command(Options(config, _stated(given), demo))
@@ -130,9 +147,15 @@ _OPTIONS: Final = (
     ),
     click.option(
         "--upstream",
-        metavar="[NAME=]URL",
+        metavar="[NAME=]URL[,weight=N]",
         multiple=True,
-        help="MCP server behind /mcp; several share the load. Replaces the routes of the configuration.",
+        help="MCP server behind /mcp; several share the load, by weight (1 to 100). Replaces the"
+        " routes of the configuration.",
+    ),
+    click.option(
+        "--strategy",
+        type=click.Choice(get_args(StrategyName)),
+        help="How the upstreams share the load (default: weighted_round_robin).",
     ),
     click.option(
         "--demo", is_flag=True, help="Start the MCP server that comes with Shadowcat as the upstream."

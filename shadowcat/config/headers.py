@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # token, RFC 9110 section 5.6.2
+FIELD_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # token, RFC 9110 section 5.6.2
 _VALUE: Final = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?")  # RFC 9110 section 5.5, ASCII only
 
 RESERVED: Final = {
@@ -42,7 +42,7 @@ def check_header(name: str, value: str) -> None:
     Raises:
         ValueError: It cannot; the message never repeats the value, which may be a secret.
     """
-    if _NAME.fullmatch(name) is None:
+    if FIELD_NAME.fullmatch(name) is None:
         raise ValueError("not a header name: use ASCII letters, digits and hyphens")
     reason = RESERVED.get(name.lower())
     if reason is not None:

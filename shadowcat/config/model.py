@@ -48,6 +48,13 @@ class Upstream(Section, frozen=True, kw_only=True):
     """Label in metrics, logs and errors; default: the host and port (or socket path) of `url`."""
     url: str
     """http://host:port/path, https://… or http+unix://%2Frun%2Fserver.sock/path."""
+    weight: Annotated[int, Meta(ge=1, le=100)] = 1
+    """Its share, compared with the others of its route; see `balance.strategy` for where it counts."""
+    enabled: bool = True
+    """false: no new sessions and no requests outside of sessions; those it has go on."""
+    era: Literal["legacy", "modern", "dual", "unknown"] = "unknown"
+    """What it speaks: sessions (until 2025-11-25), the stateless form (from 2026-07-28), or both. It gets
+    requests of its own era only; unknown: of both."""
     tls: Tls | None = None
     credential: Credential | None = None
 
@@ -99,12 +106,23 @@ StrategyName = Literal[
 ]
 
 
+class Balance(Section, frozen=True, kw_only=True):
+    """Which of a route's upstreams gets a new session, or a request that belongs to none."""
+
+    strategy: StrategyName = "weighted_round_robin"
+    """Weights count in all but round_robin, random and healthy_first."""
+    hash_on: str = "principal"
+    """With consistent_hash: principal (the client's address, where nobody authenticates), header:NAME, or
+    argument:NAME of a tool call. What lacks it goes anywhere."""
+
+
 class Route(Section, frozen=True, kw_only=True):
     """A path of the public listener and the upstreams that serve it."""
 
     path: str = "/mcp"
     """Matches this path and everything below it, by whole segments."""
     upstreams: list[Upstream]
+    balance: Balance = Balance()
     pool: Pool = Pool()
     timeouts: Timeouts = Timeouts()
     retry: Retry = Retry()

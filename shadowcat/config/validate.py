@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from shadowcat.config.addresses import Address, parse_host, parse_listen
-from shadowcat.config.headers import check_header
+from shadowcat.config.headers import FIELD_NAME, RESERVED, check_header
 from shadowcat.config.model import Config
 from shadowcat.config.structure import build
 from shadowcat.config.units import Duration, Size
@@ -25,6 +25,9 @@ MAY_BE_ZERO: Final = frozenset({"drain_timeout", "idle_timeout", "queue_timeout"
 """Durations where 0 has a meaning: at once, or not at all. Elsewhere it would refuse every request."""
 
 _ORIGIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]+)")
+
+_NOT_HASHED: Final = (RESERVED.keys() - {"mcp-name"}) | {"authorization", "cookie", "forwarded", "x-real-ip"}
+"""Headers that cannot tell where a request belongs."""
 
 PATH_LIMIT: Final = 200
 """Bytes of a route's path: every session remembers it, in a record of 512 bytes at most."""
@@ -228,6 +231,7 @@ def _routes(routes: list[Route]) -> Iterator[str]:
         seen.setdefault(route.path, path)
         if not route.upstreams:
             yield f"{path}.upstreams: at least one upstream is needed"
+        yield from _hash_on(f"{path}.balance.hash_on", route.balance.hash_on)
         names: dict[str, str] = {}
         for j, upstream in enumerate(route.upstreams):
             where = f"{path}.upstreams[{j}]"
@@ -238,6 +242,18 @@ def _routes(routes: list[Route]) -> Iterator[str]:
                 if name in names:
                     yield f"{where}.name: {name} is already the name of {names[name]}: give each its own name"
                 names.setdefault(name, where)
+
+
+def _hash_on(path: str, value: str) -> Iterator[str]:
+    kind, colon, name = value.partition(":")
+    if value == "principal" or (kind == "argument" and name):
+        return
+    if kind != "header" or not colon:
+        yield f"{path}: {value!r}: write principal, header:NAME or argument:NAME"
+    elif FIELD_NAME.fullmatch(name) is None:
+        yield f"{path}: {name!r} is no header name: use ASCII letters, digits and hyphens"
+    elif name.lower() in _NOT_HASHED:
+        yield f"{path}: {name} is for the proxy alone, or differs in each request: name another header"
 
 
 def _route_path(path: str, value: str) -> Iterator[str]:

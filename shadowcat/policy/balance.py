@@ -10,35 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from enum import Enum, auto
 from math import inf
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol
 
 from shadowcat.config import model
 from shadowcat.policy.loads import Latency, Loads
 from shadowcat.policy.ring import ConsistentHash, Ring
 from shadowcat.policy.turns import Turns, redraw
 
-_Candidate = TypeVar("_Candidate")
-
 COMPARE_ALL: Final = 16
 """Up to so many upstreams least_connections compares them all; of more, the best of four is nearly as good
 (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001), and choosing stays O(1)."""
 _SAMPLE: Final = 4
-
-
-class RoundRobin:
-    """Each in turn, in the order of the configuration."""
-
-    __slots__ = ("_next",)
-
-    def __init__(self, start: int) -> None:
-        """`start` sets the workers of a host apart, so that their first exchanges do not all go to one."""
-        self._next = start
-
-    def choose(self, candidates: Sequence[_Candidate]) -> _Candidate:
-        """Pick one of `candidates`, which are not empty."""
-        chosen = candidates[self._next % len(candidates)]
-        self._next += 1
-        return chosen
 
 
 class Source(Enum):

@@ -19,6 +19,8 @@ POINTS: Final = 160
 MOST_POINTS: Final = 32_768
 """Where weights ask for more points on a ring, all upstreams get a half, a quarter, ... of theirs."""
 BOUND: Final = 1.25
+FREE: Final = 16
+"""So few are no overload, whatever the others have: on a quiet host the bound would scatter every key."""
 _KEY_SIZE: Final = 8
 _BLOCK: Final = Struct(">8Q")
 _OWNER_BITS: Final = 16
@@ -94,7 +96,8 @@ class ConsistentHash:
             weight = weights.get(owner)
             if weight is None or owner in excluded:
                 continue
-            if counts[owner] < room * weight:
+            count = counts[owner]
+            if count < FREE or count < room * weight:
                 return owner
             if nearest is None:
                 nearest = owner

@@ -6,10 +6,12 @@ import asyncio
 import os
 import random
 import time
+from functools import partial
 
 from shadowcat.config import model
 from shadowcat.config.model import Config
 from shadowcat.proxy.access_log import AccessLog
+from shadowcat.proxy.balancer import COMPARES, ERAS, Balancer, Host, Purpose
 from shadowcat.proxy.log_file import LogFile
 from shadowcat.proxy.meters import UpstreamMeters
 from shadowcat.proxy.origin import Origin
@@ -30,8 +32,15 @@ def assemble(config: Config, shared: Shared, process: int, loop: asyncio.Abstrac
     plane = DataPlane(config, shared, process, loop)
     routes: list[Route] = []
     pools: list[Pool] = []
-    for section in config.routes:
-        route = Route(section, shared.layout, plane.cells, start=process)
+    host = Host(
+        [shared.page(each).cells for each in range(shared.processes)],
+        shared.cursors_with(plane.sessions.table.locks),
+        process,
+        plane.clock,
+        partial(random.getrandbits, 64),
+    )
+    for number, section in enumerate(config.routes):
+        route = Route(section, shared.layout, plane.cells)
         route.pools = tuple(
             Pool(
                 plane,
@@ -43,6 +52,12 @@ def assemble(config: Config, shared: Shared, process: int, loop: asyncio.Abstrac
             )
             for row, upstream in enumerate(section.upstreams, len(pools))
         )
+        route.balancer = Balancer(section, number, route.pools, host)
+        route.legacy = route.balancer.members(Purpose.LEGACY)
+        first = section.upstreams[0]
+        if len(route.pools) == 1 and first.enabled and ERAS[first.era] == ERAS["dual"]:
+            route.only = route.pools[0]
+        route.compares = route.only is None and section.balance.strategy in COMPARES
         routes.append(route)
         pools.extend(route.pools)
     plane.route_table = RouteTable(routes)

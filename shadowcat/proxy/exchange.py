@@ -1,21 +1,15 @@
 """One request and its answer: the link between a client connection and an upstream connection.
 
-    QUEUED --send--> SENT --open--> OPEN --end--> DONE
-       |               |              |
-       +---------------+--------------+-- refuse, cut_off, cancel --> DONE
-
-A detached exchange goes through the same states without a client: the upstream finishes its work, and the
-bytes are discarded, because in the legacy era a disconnect does not cancel a POST (MCP 2025-11-25,
-basic/transports "Sending messages to the server").
+A detached exchange goes on without a client, its bytes discarded: in the legacy era a disconnect does not
+cancel a POST (MCP 2025-11-25, basic/transports "Sending messages to the server").
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from shadowcat.errors import Refusal
 from shadowcat.http1.chunks import LAST_CHUNK
@@ -23,6 +17,8 @@ from shadowcat.http1.response import Body
 from shadowcat.mcp.envelope import Envelope
 from shadowcat.mcp.eras import Era
 from shadowcat.policy.retry import is_repeatable
+from shadowcat.proxy.balancer import Choice, Purpose
+from shadowcat.proxy.exchange_state import State
 from shadowcat.proxy.observe import Observation, Span
 from shadowcat.proxy.response_heads import ResponseTemplate
 from shadowcat.proxy.route import Route
@@ -37,18 +33,6 @@ if TYPE_CHECKING:
 
 _COMMENT: Final = b":\n\n"
 """An empty comment, and the blank line that keeps the stream between two events."""
-
-
-class State(Enum):
-    """How far an exchange has come."""
-
-    QUEUED = "queued"
-    """No connection yet: nothing of the request has left."""
-    SENT = "sent"
-    """The request was written; no part of an answer is there."""
-    OPEN = "open"
-    """The answer's head went to the client."""
-    DONE = "done"
 
 
 # An Enum member costs three look-ups; these run several times per exchange.
@@ -66,6 +50,9 @@ class Exchange(Timed):
     _endless: bool
     """Only the end of the connection tells the client that it has the whole answer."""
     event_stream: bool
+    _choice: Choice
+    """Where the route has a choice: known once it was made."""
+    _purpose: ClassVar = Purpose.MODERN
     span: Span | None = None
     """Set where the request is traced."""
     session_line: bytes = b""
@@ -75,6 +62,7 @@ class Exchange(Timed):
     answer is open."""
 
     __slots__ = (
+        "_choice",
         "_chunked",
         "_client",
         "_connection",
@@ -145,17 +133,29 @@ class Exchange(Timed):
     def start(self) -> None:
         """Choose an upstream and go."""
         route = self._route
-        pools = route.pools
-        self._pool = pool = pools[0] if len(pools) == 1 else route.balancer.choose(pools)
-        pool.acquire(self)
+        pool = route.only
+        if pool is None:
+            self._choose(route.balancer.number(self, self._client))
+        else:
+            self._pool = pool
+            pool.acquire(self)
+
+    def _choose(self, number: int) -> None:
+        """Choose by this number, and go."""
+        self._choice = choice = self._route.balancer.choice(self._purpose, self.envelope, number)
+        self._go_to(choice.next())
+
+    def _go_to(self, pool: Pool | None) -> None:
+        self._pool = pool
+        if pool is None:
+            self._refuse(Refusal.NO_UPSTREAM, "")
+        else:
+            pool.acquire(self)
 
     def _try_next(self) -> None:
-        """Try the upstream after the one that failed; by the turn it might be the same one again."""
-        assert self._pool is not None
+        """Try another upstream than the one that failed."""
         self._tried += 1
-        pools = self._route.pools
-        self._pool = pool = pools[(pools.index(self._pool) + 1) % len(pools)]
-        pool.acquire(self)
+        self._go_to(self._route.only or self._choice.next())
 
     # From the pool.
 

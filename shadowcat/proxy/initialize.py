@@ -11,16 +11,21 @@ from __future__ import annotations
 
 from functools import partial
 from math import inf
+from typing import TYPE_CHECKING
 
 from shadowcat.errors import Refusal
 from shadowcat.http1.response import Body
 from shadowcat.mcp.initialize import Outcome, ResultWatch, read_request
 from shadowcat.policy.sessions import Event
+from shadowcat.proxy.balancer import Purpose
 from shadowcat.proxy.lock_exchange import LockExchange
 from shadowcat.proxy.response_heads import ResponseTemplate
-from shadowcat.proxy.sessions import NANOSECONDS, USABLE_ID, owner_of
+from shadowcat.proxy.sessions import NANOSECONDS, PATIENCE, RETRY, USABLE_ID, owner_of
 from shadowcat.shm.locks import LockBusyError
 from shadowcat.shm.sessions.table import Session
+
+if TYPE_CHECKING:
+    from shadowcat.proxy.pool import Pool
 
 
 class InitializeExchange(LockExchange):
@@ -29,6 +34,7 @@ class InitializeExchange(LockExchange):
     __slots__ = (
         "_committed",
         "_event",
+        "_opening",
         "_owner",
         "_result",
         "_slot",
@@ -38,6 +44,7 @@ class InitializeExchange(LockExchange):
         "watch",
     )
 
+    _purpose = Purpose.SESSION
     _result: ResultWatch
 
     def start(self) -> None:
@@ -48,6 +55,7 @@ class InitializeExchange(LockExchange):
         self.session: Session | None = None
         self._committed = False
         self._event = Event.BROKEN_OFF
+        self._opening: Pool | None = None
         self.session_line = b""
         self.watch = None
         self._reserve()
@@ -67,7 +75,39 @@ class InitializeExchange(LockExchange):
             return
         self._patience = inf
         self._slot = found
-        super().start()
+        only = self._route.only
+        if only is None:
+            self._take_turn()
+        else:
+            self._go_to(only)
+
+    def _take_turn(self) -> None:
+        """Choose an upstream. For a fair share a moment is waited, but nobody is refused."""
+        balancer = self._route.balancer
+        try:
+            number = balancer.session_number(self, self._client)
+        except LockBusyError:
+            now = self.plane.clock()
+            self._patience = min(self._patience, now + PATIENCE)
+            if now < self._patience:
+                self.plane.loop.call_later(RETRY, self._again, self._take_turn)
+                return
+            number = balancer.number(self, self._client)
+        self._patience = inf
+        self._choose(number)
+
+    def _go_to(self, pool: Pool | None) -> None:
+        self._count_opening(pool)
+        super()._go_to(pool)
+
+    def _count_opening(self, pool: Pool | None) -> None:
+        """It is this upstream that is to open the session now; None: no upstream any more."""
+        cells, before = self.plane.cells, self._opening
+        if before is not None:
+            cells[before.meters.opening] -= 1
+        self._opening = pool
+        if pool is not None:
+            cells[pool.meters.opening] += 1
 
     def answers_whole(self, status: int) -> bool:
         """Never: the content has to be read."""
@@ -77,6 +117,8 @@ class InitializeExchange(LockExchange):
         self, head: ResponseTemplate, values: tuple[bytes, ...], body: Body, length: int
     ) -> bytes | None:
         """The answer's head has arrived: here a session gets its record and its client the id."""
+        if self._route.only is None:
+            self._choice.answered()
         if 200 <= head.status < 300:
             assert self._pool is not None
             self.plane.sessions.learn(self._pool.row, issues_ids=head.names_session)
@@ -136,7 +178,13 @@ class InitializeExchange(LockExchange):
     def _done(self) -> None:
         """Leave nothing behind of a session that was not opened."""
         super()._done()
+        self._count_opening(None)
         sessions, session, pool = self.plane.sessions, self.session, self._pool
+        if pool is not None and self._route.only is None:
+            if self._committed:
+                self._choice.keep()
+            else:
+                self._choice.end()
         if self._slot is not None:
             sessions.table.unreserve(self._slot)
         if self._committed:

@@ -10,6 +10,7 @@ from shadowcat.proxy.batch_exchange import BatchExchange
 from shadowcat.proxy.delete_exchange import DeleteExchange
 from shadowcat.proxy.exchange import Exchange
 from shadowcat.proxy.initialize import InitializeExchange
+from shadowcat.proxy.measured_exchange import MeasuredExchange, MeasuredUnboundExchange
 from shadowcat.proxy.session_exchange import SessionExchange, UnboundExchange
 from shadowcat.proxy.stream_exchange import StreamExchange
 
@@ -37,8 +38,9 @@ class Kinds:
 
     def __init__(self, make: Callable[[type[Exchange]], NewExchange] = _plain) -> None:
         """`make` turns a class into what makes its instances: by default the class itself."""
-        self._modern = make(Exchange)
-        self._unbound = make(UnboundExchange)
+        # By whether the route's strategy compares loads.
+        self._modern = {False: make(Exchange), True: make(MeasuredExchange)}
+        self._unbound = {False: make(UnboundExchange), True: make(MeasuredUnboundExchange)}
         self._initialize = make(InitializeExchange)
         self._session = make(SessionExchange)
         self._bodiless = {b"GET": make(StreamExchange), b"DELETE": make(DeleteExchange)}
@@ -46,11 +48,12 @@ class Kinds:
 
     def of(self, template: RequestTemplate) -> NewExchange:
         """The way to make the exchanges of a head."""
+        compares = template.route is not None and template.route.compares
         if template.is_modern:
-            return self._modern
+            return self._modern[compares]
         if template.session_id is not None:
             return self._bodiless.get(template.method, self._session)
-        return self._open if template.is_post else self._unbound
+        return self._open if template.is_post else self._unbound[compares]
 
     def _open(
         self,
@@ -64,5 +67,5 @@ class Kinds:
     ) -> Exchange:
         """A legacy message outside of a session: the first one of a session, or none at all."""
         opens = envelope is not None and envelope.method == "initialize" and envelope.kind is Kind.REQUEST
-        kind = self._initialize if opens else self._unbound
+        kind = self._initialize if opens else self._unbound[route.compares]
         return kind(plane, client, template, route, values, body, envelope)

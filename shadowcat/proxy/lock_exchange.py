@@ -7,7 +7,8 @@ from math import inf
 from typing import Final
 
 from shadowcat.errors import Refusal
-from shadowcat.proxy.exchange import Exchange, State
+from shadowcat.proxy.exchange import Exchange
+from shadowcat.proxy.exchange_state import State
 from shadowcat.proxy.sessions import PATIENCE, RETRY
 
 _DONE: Final = State.DONE

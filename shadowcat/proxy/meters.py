@@ -107,13 +107,14 @@ class UpstreamMeters:
     """What is counted for one upstream of one route."""
 
     __slots__ = (
-        "_active",
         "_cells",
         "_idle",
-        "_queue",
         "_reuse",
+        "active",
         "dial_failures",
         "dials",
+        "opening",
+        "queue",
         "requests",
         "reused",
         "sessions_created",
@@ -126,12 +127,13 @@ class UpstreamMeters:
         self.requests = layout.cell("upstream_requests_total", *labels)
         self.dials = layout.cell("pool_dials_total", *labels)
         self.dial_failures = layout.cell("pool_dial_failures_total", *labels)
+        self.opening = layout.cell("sessions_opening", *labels)
         self.sessions_created = layout.cell("sessions_created_total", *labels)
         self.sessions_ended = layout.cell("sessions_ended_total", *labels)
         self._reuse = layout.cell("pool_reuse_total", *labels)
         self._idle = layout.cell("pool_idle", *labels)
-        self._active = layout.cell("pool_active", *labels)
-        self._queue = layout.cell("pool_queue", *labels)
+        self.active = layout.cell("pool_active", *labels)
+        self.queue = layout.cell("pool_queue", *labels)
         self.reused: int = cells[self._reuse]
         """Requests sent over a connection used before; published on the tick."""
 
@@ -139,6 +141,6 @@ class UpstreamMeters:
         """Put the present levels into their cells."""
         cells = self._cells
         cells[self._idle] = idle
-        cells[self._active] = active
-        cells[self._queue] = queue
+        cells[self.active] = active
+        cells[self.queue] = queue
         cells[self._reuse] = self.reused

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from shadowcat.config import model
 from shadowcat.errors import Refusal
 from shadowcat.policy.sessions import Action, Event, Loss, State, may_recover, recent, step
-from shadowcat.proxy.exchange import State as ExchangeState
+from shadowcat.proxy.exchange_state import State as ExchangeState
 from shadowcat.proxy.meters import RouteMeters
 from shadowcat.proxy.redial import Redial
 from shadowcat.proxy.replay import Opening, Replay, fields_of_session
@@ -223,14 +223,12 @@ class Recoveries:
         if not params or not table.take_lease(session, self._process, until, int(now * NANOSECONDS)):
             return
         home = plane.sessions.pools[session.record.row]
-        pools = exchange.pools
-        at = pools.index(home)
         opening = Opening(
             session,
             params,
             uris,
             loss,
-            (*pools[at:], *pools[:at]),
+            exchange.successors(home),
             fields_of_session(exchange.fields),
         )
         replay = Replay(plane, opening, now + LEASE - _MARGIN, self._settle)

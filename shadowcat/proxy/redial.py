@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from shadowcat.proxy.exchange import State
+from shadowcat.proxy.exchange_state import State
 from shadowcat.proxy.wheel import Timed
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ initialize --result as good as before--> notifications/initialized --> level -->
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -65,7 +65,7 @@ class Opening(NamedTuple):
     """Of the resources that the client has subscribed to."""
     loss: Loss
     """Why it is needed."""
-    pools: Sequence[Pool]
+    pools: Iterator[Pool]
     """The upstreams, in the order in which they are asked."""
     fields: Fields
     """End-to-end fields of the client's."""
@@ -92,7 +92,7 @@ class Replay:
         """`deadline`: when all of it has to be over, on the plane's clock."""
         self._plane = plane
         self._done = done
-        self._pools = deque(opening.pools)
+        self._pools = opening.pools
         self._rest: deque[bytes] = deque()
         self._errand: Errand | None = None
         self.opening = opening
@@ -115,10 +115,11 @@ class Replay:
     # The steps.
 
     def _ask_next(self) -> None:
-        if not self._pools:
+        pool = next(self._pools, None)
+        if pool is None:
             self._finish(Event.NO_UPSTREAM)
             return
-        self.pool = self._pools.popleft()
+        self.pool = pool
         # Over a connection that cannot be stale: the upstream has restarted, as a rule.
         self._send(render_initialize(self.opening.params, _id(0)), self._initialized, fresh=True)
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 from shadowcat.config import model
 from shadowcat.mcp.envelope import Envelope
-from shadowcat.policy.balance import RoundRobin
 from shadowcat.policy.retry import RetryBudget
 from shadowcat.policy.waits import Waits, waits_for
 from shadowcat.proxy.meters import RouteMeters
 from shadowcat.shm.counters import Layout
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.balancer import Balancer
     from shadowcat.proxy.pool import Pool
 
 _MOST_METHODS: Final = 256
@@ -25,9 +25,12 @@ class Route:
         "_waits",
         "attempts",
         "balancer",
+        "compares",
+        "legacy",
         "meters",
         "name",
         "needs_session",
+        "only",
         "path",
         "pools",
         "retries",
@@ -35,16 +38,24 @@ class Route:
         "usual_waits",
     )
 
-    def __init__(self, config: model.Route, layout: Layout, cells: memoryview, start: int) -> None:
-        """`start` is where this worker's turn-taking begins."""
+    balancer: Balancer
+    """Set by the assembly, as is what follows from it: `pools`, `only`, `compares` and `legacy`."""
+
+    def __init__(self, config: model.Route, layout: Layout, cells: memoryview) -> None:
         self.name = config.path
         self.path = config.path.encode()
         self.timeouts = config.timeouts
         self.meters = RouteMeters(layout, config, cells)
-        self.balancer = RoundRobin(start)
         self.pools: tuple[Pool, ...] = ()
+        """Of all upstreams."""
+        self.only: Pool | None = None
+        """That of the one upstream that gets everything; None where there is a choice to make."""
+        self.compares = False
+        """Whether the choice depends on what the requests of this worker do."""
+        self.legacy: tuple[Pool, ...] = ()
+        """Of those that get legacy requests."""
         self.needs_session = False
-        """Whether every upstream is known to issue session ids: no legacy request can do without."""
+        """Whether all of `legacy` are known to issue session ids: no legacy request can do without."""
         self.retries = RetryBudget(config.retry.budget)
         self.attempts = config.retry.attempts
         self.usual_waits: dict[str | None, Waits] = {}

@@ -12,7 +12,7 @@ start --find--> _go --> as every exchange, but to the session's own upstream
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from http import HTTPStatus
 from math import inf
@@ -25,7 +25,9 @@ from shadowcat.mcp.eras import VERSIONS, Era
 from shadowcat.mcp.server_requests import digest_of
 from shadowcat.policy.sessions import Event, Loss, Trouble, Verdict, what_now
 from shadowcat.policy.waits import Waits
-from shadowcat.proxy.exchange import Exchange, State
+from shadowcat.proxy.balancer import Purpose
+from shadowcat.proxy.exchange import Exchange
+from shadowcat.proxy.exchange_state import State
 from shadowcat.proxy.gate import Gate
 from shadowcat.proxy.lock_exchange import LockExchange
 from shadowcat.proxy.plight import Plight
@@ -54,6 +56,8 @@ class UnboundExchange(Exchange):
     """A legacy request without a session id that does not open a session."""
 
     __slots__ = ()
+
+    _purpose = Purpose.LEGACY
 
     def start(self) -> None:
         """Choose an upstream and go, if one may take it."""
@@ -269,10 +273,9 @@ class SessionExchange(LockExchange):
         """When the upstream first refused a connection for this request; infinite if it did not."""
         return self._plight.refused_at if self._plight is not None else inf
 
-    @property
-    def pools(self) -> Sequence[Pool]:
-        """The upstreams of its route."""
-        return self._route.pools
+    def successors(self, home: Pool) -> Iterator[Pool]:
+        """Who may have the session if its upstream, `home`, has lost it, in the order they are asked."""
+        return self._route.balancer.successors(home)
 
     @property
     def fields(self) -> list[tuple[bytes, bytes]]:

@@ -232,7 +232,7 @@ class Sessions:
         """Take note of what other workers have learned."""
         known = self._board.issues_ids
         for route in self._plane.routes:
-            route.needs_session = all(known(pool.row) for pool in route.pools)
+            route.needs_session = bool(route.legacy) and all(known(pool.row) for pool in route.legacy)
 
     # The end of a session.
 

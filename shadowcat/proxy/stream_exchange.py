@@ -18,7 +18,7 @@ from typing import Final
 
 from shadowcat.errors import Refusal
 from shadowcat.http1.response import Body
-from shadowcat.proxy.exchange import State
+from shadowcat.proxy.exchange_state import State
 from shadowcat.proxy.response_heads import ResponseTemplate
 from shadowcat.proxy.session_exchange import SessionExchange
 from shadowcat.proxy.sessions import NANOSECONDS

@@ -6,6 +6,7 @@ pages       one per process: that process                   page.py, counters.py
 mail        one ring per (sender, receiver): its sender     mailboxes.py
 sessions    any worker, under locks of single slots         sessions/layout.py
 board       any worker                                      board.py
+cursors     any worker, under the lock of a route           cursors.py
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Final, Protocol
 from shadowcat.config.model import Config
 from shadowcat.shm.board import Board
 from shadowcat.shm.counters import Layout
+from shadowcat.shm.cursors import Cursors
 from shadowcat.shm.host import HostFlags
+from shadowcat.shm.locks import Locks
 from shadowcat.shm.mailboxes import Mailboxes
 from shadowcat.shm.page import HEADER, Page
 from shadowcat.shm.region import PAGE, WORD, Plan, Region
@@ -54,7 +57,7 @@ class Lifeline(Protocol):
 class Shared:
     """Every shared area, by name."""
 
-    __slots__ = ("_pages", "_region", "_section", "_sessions", "board", "host", "layout", "mail")
+    __slots__ = ("_cursors", "_pages", "_region", "_section", "_sessions", "board", "host", "layout", "mail")
 
     def __init__(self, config: Config) -> None:
         processes = worker_number(config.workers)
@@ -66,6 +69,7 @@ class Shared:
         pages = [plan.add(words * WORD, PAGE) for _ in range(processes)]
         rows = sum(len(route.upstreams) for route in config.routes)
         board = Board.plan(plan, rows)
+        self._cursors = Cursors.plan(plan, len(config.routes))
         self._section = config.sessions
         self._sessions = session_layout.plan(plan, config.sessions.capacity, processes)
         self._region = region = Region(plan.size)
@@ -103,6 +107,10 @@ class Shared:
             OSError: No descriptor is to be had.
         """
         return SessionTable(self._region, self._sessions, self._section, process)
+
+    def cursors_with(self, locks: Locks) -> Cursors:
+        """The cursors of all routes for the process whose `locks` these are."""
+        return Cursors(self._region, self._cursors, locks)
 
     def close(self) -> None:
         """Close the descriptors; the memory itself goes when the last process has ended."""

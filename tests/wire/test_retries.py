@@ -33,12 +33,12 @@ def started(proxy: Stage, sent: bytes) -> Peer:
 @pytest.mark.parametrize(
     "sent", [CALL, LIST, bare("GET"), bare("DELETE"), post(message(), MODERN), post(message("initialize"))]
 )
-def test_who_cannot_be_reached_is_replaced_by_the_next(sent: bytes, failure: OSError) -> None:
+def test_who_cannot_be_reached_is_replaced_by_another(sent: bytes, failure: OSError) -> None:
     with stage(upstreams=3) as proxy:
         proxy.loop.failures = [failure]
         client = started(proxy, sent)
         first, second = hosts(proxy)
-        assert "abcabc".index(second) == "abc".index(first) + 1 or (first, second) == ("c", "a")
+        assert first != second
         (got,) = split(proxy.upstreams[0].take())
         assert got.header("Host") == f"{second}.example:3001"
         proxy.upstreams[0].send(OK)

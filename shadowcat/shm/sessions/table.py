@@ -60,8 +60,8 @@ class SessionTable(Marks):
     """
 
     __slots__ = (
-        "_blocks", "_free", "_idle_ns", "_keys", "_locks", "_old", "_owners", "_params",
-        "_reclaimed", "_subscriptions", "_touch_ns", "_upkeep", "_young", "capacity",
+        "_blocks", "_free", "_idle_ns", "_keys", "_old", "_owners", "_params",
+        "_reclaimed", "_subscriptions", "_touch_ns", "_upkeep", "_young", "capacity", "locks",
     )  # fmt: skip
 
     def __init__(
@@ -84,12 +84,13 @@ class SessionTable(Marks):
         Raises:
             OSError: No descriptor is to be had.
         """
-        self._locks = Locks(region)
-        super().__init__(Slots(region, areas, self._locks, process))
+        self.locks = Locks(region)
+        """The process's own, on the whole region."""
+        super().__init__(Slots(region, areas, self.locks, process))
         self.capacity = areas.capacity
-        self._free = FreeSlots(region, areas, self._locks, process)
-        self._owners = Owners(region, areas, self._locks)
-        self._blocks = Blocks(region, areas, self._locks)
+        self._free = FreeSlots(region, areas, self.locks, process)
+        self._owners = Owners(region, areas, self.locks)
+        self._blocks = Blocks(region, areas, self.locks)
         self._params = Params(self._slots, self._blocks)
         self._subscriptions = Subscriptions(self._slots, self._blocks)
         self._idle_ns = int(section.idle_timeout * _NS)
@@ -102,7 +103,7 @@ class SessionTable(Marks):
 
     def close(self) -> None:
         """Close the descriptor of the locks."""
-        self._locks.close()
+        self.locks.close()
 
     # Looking up
 

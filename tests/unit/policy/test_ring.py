@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from shadowcat.policy.loads import Loads
-from shadowcat.policy.ring import BOUND, MOST_POINTS, ConsistentHash, Ring, hash_key
+from shadowcat.policy.ring import BOUND, FREE, MOST_POINTS, ConsistentHash, Ring, hash_key
 
 KEYS = [hash_key(b"user-%d" % number) for number in range(4000)]
 
@@ -78,10 +78,18 @@ def test_no_upstream_gets_more_than_its_bound() -> None:
     first = chosen.choose(key)
     for number in range(400):
         index = chosen.choose(key)  # One key is all there is.
-        assert loads.counts[index] < BOUND * (number + 1) / 4
+        assert loads.counts[index] < max(FREE, BOUND * (number + 1) / 4)
         loads.begin(index)
     assert loads.counts[first] == 125
     assert max(loads.counts) == 125
+
+
+def test_a_few_of_one_key_stay_together() -> None:
+    loads = Loads(4)
+    chosen = ConsistentHash(range(4), [1] * 4, loads, Ring(names(4), [1] * 4))
+    for _ in range(FREE + 1):
+        loads.begin(chosen.choose(KEYS[0]))
+    assert sorted(loads.counts) == [0, 0, 1, FREE]
 
 
 def test_the_bound_is_by_weight() -> None:

@@ -95,10 +95,10 @@ def test_a_large_full_table_is_searched_a_part_at_a_time(host, monkeypatch) -> N
 def test_a_held_line_is_an_error(host) -> None:
     one = host()
     mine, other = one.table(2), one.table(3)
-    other._locks.acquire(one.areas.holders.offset)
+    other.locks.acquire(one.areas.holders.offset)
     with pytest.raises(LockBusyError):
         mine.reserve(NOW)
-    other._locks.release(one.areas.holders.offset)
+    other.locks.release(one.areas.holders.offset)
     assert mine.reserve(NOW) is not None
 
 

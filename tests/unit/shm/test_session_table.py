@@ -350,14 +350,14 @@ def test_a_held_lock_is_an_error_and_changes_nothing(host) -> None:
     assert {session.id, created.id} == {one.id for one in mine.live(0, 8)}
     # The count of the owner is taken before anything is written.
     bucket = other._owners._offset + other._owners._place(other._owners.digest("10.0.0.1"))[0] * 128
-    other._locks.acquire(bucket)
+    other.locks.acquire(bucket)
     slot = mine.reserve(NOW)
     with pytest.raises(LockBusyError):
         mine.create(slot, record(), b"p" * 1000, END, NOW)
     assert len(list(mine._blocks.taken())) == 1
     assert mine.delete(created) is not None  # The session is over all the same,
     assert mine.owned_by("10.0.0.1") == 2
-    other._locks.release(bucket)
+    other.locks.release(bucket)
     assert mine.recount() == 1  # and the count corrected later.
     assert mine.owned_by("10.0.0.1") == 1
 
