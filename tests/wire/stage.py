@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from shadowcat.config.model import Config, Http, Pool, Retry, Route, Sessions, Timeouts, Upstream
+from shadowcat.config.model import Balance, Config, Http, Pool, Retry, Route, Sessions, Timeouts, Upstream
 from shadowcat.config.validate import validate
 from shadowcat.testing.loopback import Loopback, Peer
 from shadowcat.testing.wire import (
@@ -132,6 +132,8 @@ class Stage(Loopback):
 def stage(
     *,
     upstreams: int = 1,
+    keys: Sequence[dict[str, Any]] = (),
+    balance: dict[str, Any] | None = None,
     pool: dict[str, Any] | None = None,
     timeouts: dict[str, Any] | None = None,
     retry: dict[str, Any] | None = None,
@@ -141,9 +143,16 @@ def stage(
     workers: int = 1,
     **options: Any,
 ) -> Iterator[Stage]:
-    """Assemble a proxy with the route /mcp, and with `routes`; further options are top-level keys."""
+    """Assemble a proxy with the route /mcp, and with `routes`; further options are top-level keys.
+
+    `keys` are those of each upstream, beside its URL.
+    """
     route = Route(
-        upstreams=[Upstream(url=f"http://{name}.example:3001/mcp") for name in "abcdef"[:upstreams]],
+        upstreams=[
+            Upstream(url=f"http://{name}.example:3001/mcp", **more)
+            for name, more in zip("abcdef"[:upstreams], keys or [{}] * upstreams, strict=True)
+        ],
+        balance=Balance(**balance or {}),
         pool=Pool(**pool or {}),
         timeouts=Timeouts(**timeouts or {}),
         retry=Retry(**retry or {}),

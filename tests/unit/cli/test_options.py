@@ -50,6 +50,25 @@ def test_every_option_has_its_effect():
     assert [(u.name, u.url) for u in route.upstreams] == [("a", "http://a/mcp"), ("", "http://b/x=y")]
 
 
+def test_weights_and_the_strategy():
+    texts = (
+        "a=http://a/mcp,weight=3",
+        "http://b/x,weight=2,weight=100",
+        "http://c/x,weight=2/y",
+        "d=http://d/m?x=1,heavy",
+    )
+    arguments = [part for text in texts for part in ("--upstream", text)]
+    _, _, config = invoke(*arguments, "--strategy", "least_connections")
+    (route,) = config.routes
+    assert [(u.name, u.url, u.weight) for u in route.upstreams[:3]] == [
+        ("a", "http://a/mcp", 3),
+        ("", "http://b/x,weight=2", 100),
+        ("", "http://c/x,weight=2/y", 1),
+    ]
+    assert route.balance.strategy == "least_connections"
+    assert invoke(*UPSTREAM)[2].routes[0].balance.strategy == "weighted_round_robin"
+
+
 def test_what_is_not_given_does_not_hide_the_file(tmp_path):
     file = tmp_path / "c.toml"
     file.write_text(
@@ -97,6 +116,8 @@ def test_the_environment_is_a_way_too():
     ("arguments", "message"),
     [
         (["--demo", *UPSTREAM], "--demo brings its own upstream"),
+        (["--strategy", "random", "--config", "x.yaml"], "--strategy is for what --upstream names"),
+        (["--strategy", "best", *UPSTREAM], "--strategy"),
         (["--workers", "x"], "--workers"),
         (["--log-level", "loud"], "--log-level"),
         (["--nonsense"], "--nonsense"),
@@ -114,6 +135,8 @@ def test_usage_errors(arguments, message):
         (["--workers", "0", *UPSTREAM], "workers: expected a whole number >= 1, got 0"),
         (["--bind", "0.0.0.0:80", *UPSTREAM], "set insecure: true"),
         (["--admin", "0.0.0.0:80", *UPSTREAM], "admin: 0.0.0.0:80 can be reached"),
+        (["--upstream", "http://a/,weight=0"], r"routes\[0\].upstreams\[0\].weight: .*1"),
+        (["--upstream", "http://a/,weight=101"], r"routes\[0\].upstreams\[0\].weight: .*100"),
         (["--upstream", "a"], r"routes\[0\].upstreams\[0\].url: not a URL"),
         (["--config", "/nonexistent.yaml"], "/nonexistent.yaml: cannot read the configuration"),
     ],

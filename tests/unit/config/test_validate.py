@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from shadowcat.config.model import (
+    Balance,
     Config,
     Credential,
     Http,
@@ -167,6 +168,30 @@ def test_upstream_names_are_unique(first, second, name):
 )
 def test_upstreams(upstream, message):
     assert message in refusal(routes=[route(upstream)])
+
+
+@pytest.mark.parametrize("hash_on", ["principal", "header:X-Tenant", "header:mcp-name", "argument:user id"])
+def test_what_may_be_hashed(hash_on):
+    accepted(routes=[route(balance=Balance(strategy="consistent_hash", hash_on=hash_on))])
+
+
+@pytest.mark.parametrize(
+    ("hash_on", "message"),
+    [
+        ("", "'': write principal, header:NAME or argument:NAME"),
+        ("header", "write principal, header:NAME"),
+        ("argument:", "write principal, header:NAME"),
+        ("cookie:x", "write principal, header:NAME"),
+        ("header:", "'' is no header name"),
+        ("header:X Tenant", "'X Tenant' is no header name"),
+        ("header:Authorization", "Authorization is for the proxy alone"),
+        ("header:Mcp-Session-Id", "Mcp-Session-Id is for the proxy alone"),
+    ],
+)
+def test_what_cannot_be_hashed(hash_on, message):
+    found = refusal(routes=[route(balance=Balance(hash_on=hash_on))])
+    assert found.startswith("routes[0].balance.hash_on: ")
+    assert message in found
 
 
 @pytest.mark.parametrize(
