@@ -361,7 +361,7 @@ class ClientConnection(asyncio.Protocol, Timed):
             plane.cells[self._meters.refusals[own.refusal]] += 1
         # An exchange has counted its status itself.
         if own.exchange is None and own.template is not None and own.template.route is not None:
-            plane.cells[own.template.route.meters.statuses + own.status] += 1
+            own.template.route.meters.statuses[own.status] += 1
         close = close or own.closes or plane.draining or self.last_request
         text = own.render(close=close)
         self.write(text)

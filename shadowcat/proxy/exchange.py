@@ -11,7 +11,6 @@ basic/transports "Sending messages to the server").
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable
 from enum import Enum
 from math import inf
@@ -138,7 +137,6 @@ class Exchange(Timed):
         self.waits = route.usual_waits.get(method) or route.waits(template.method, envelope)
         """Bounds on the answer, in seconds from `started`."""
         self.started = plane.clock()
-        route.meters.in_flight += 1
         route.retries.requests += 1
         self._tried = 1
 
@@ -167,7 +165,6 @@ class Exchange(Timed):
         client = self._client
         assert pool is not None
         assert client is not None
-        self.plane.cells[pool.meters.requests] += 1
         return self.template.render(pool.origin, client.address, self.body, self.values)
 
     def no_connection(self, refusal: Refusal, detail: str) -> None:
@@ -418,13 +415,9 @@ class Exchange(Timed):
             plane.settle(self)
         self._client = None
         meters = self._route.meters
-        meters.in_flight -= 1
-        cells = plane.cells
-        elapsed = plane.clock() - self.started
-        cells[meters.duration + bisect_left(meters.bounds, elapsed)] += 1
-        meters.seconds += elapsed
+        meters.durations.append(plane.clock() - self.started)
         if self._status:
-            cells[meters.statuses + self._status] += 1
+            meters.statuses[self._status] += 1
 
     def _tell(self, client: ClientConnection | None, *, complete: bool) -> None:
         """Tell the observers how it went; called once, when the client's part is over."""

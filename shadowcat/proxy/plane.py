@@ -191,7 +191,7 @@ class DataPlane:
     def _publish(self) -> None:
         self.meters.publish(connections=len(self._clients), detached=len(self._detached))
         for route in self.routes:
-            route.meters.publish()
+            route.meters.publish(route.retries.requests)
             for pool in route.pools:
                 pool.publish()
 

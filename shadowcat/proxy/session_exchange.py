@@ -138,7 +138,6 @@ class SessionExchange(LockExchange):
         pool = pin.pool
         client = self._client
         assert client is not None
-        self.plane.cells[pool.meters.requests] += 1
         return self.template.render_pinned(
             pool.origin, client.address, self.body, self.values, pin.upstream_id
         )
