@@ -96,7 +96,7 @@ class Exchange(Timed):
         "waits",
     )
 
-    def __init__(
+    def begin(
         self,
         plane: DataPlane,
         client: ClientConnection,
@@ -106,7 +106,9 @@ class Exchange(Timed):
         body: bytes,
         envelope: Envelope | None,
     ) -> None:
-        """Begin with a request that was read whole.
+        """Take on a request that was read whole; called once, first of all, and `start` next.
+
+        Not `__init__`, because a call that CPython 3.11 makes from C costs 0.09 us more.
 
         Args:
             plane: What all exchanges of the worker share.

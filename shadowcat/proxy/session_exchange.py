@@ -147,7 +147,7 @@ class SessionExchange(LockExchange):
         envelope = self.envelope
         if self._pin.is_watched or (envelope is not None and envelope.method in NOTED):
             return False
-        return super().answers_whole(status)
+        return Exchange.answers_whole(self, status)  # `super` takes three times as long.
 
     def open(
         self, head: ResponseTemplate, values: tuple[bytes, ...], body: Body, length: int

@@ -387,7 +387,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             # The wheel's own time may be a tick old; a comment that much early does no harm.
             deadline = plane.wheel.now + QUIET_TIME
             limit = self._limit
-            self.deadline = deadline if deadline < limit else limit
+            self.deadline = deadline if deadline < limit else limit  # noqa: FURB136 (half the cost)
             if plane.draining:
                 exchange.end_stream()
 
@@ -401,9 +401,14 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             self.resume()
         # A response that ends before its request was flushed leaves request bytes behind on the connection.
         flushed = not self._large or not self._transport.get_write_buffer_size()
-        if self._reusable and flushed and self._idle_timeout > 0 and not self._plane.draining:
+        plane = self._plane
+        if self._reusable and flushed and self._idle_timeout > 0 and not plane.draining:
             if self._pool.keeps(self):
-                self._rest()
+                # As `_rest`, without the call: this is at the end of every exchange.
+                self._phase = _IDLE
+                self.deadline = deadline = plane.wheel.now + self._idle_timeout
+                if deadline < self.filed:
+                    plane.wheel.file(self)
         else:
             self._phase = _CLOSED
             self.deadline = inf
