@@ -212,6 +212,10 @@ class Exchange(Timed):
         client = self._client
         if client is None:
             return b""
+        if head.event_stream and template.is_modern and not self.plane.observers:
+            # Nobody will ask for them: a stream may stay open for hours, and they are a third of its memory.
+            self.body = b""
+            self.envelope = None
         http11 = template.http11
         if body is Body.LENGTH or (head.has_length and head.status != 204):
             framing = b"Content-Length: %d\r\n" % length
