@@ -264,9 +264,19 @@ class RequestTemplate:
 
         False is no verdict: what is missing, encoded or different is for `policy.inspect` to judge.
         """
-        if envelope.method != self._plain_method or envelope.version != self._plain_version:
+        method = envelope.method
+        if method != self._plain_method:
             return False
-        name = envelope.name
+        params = envelope.params
+        if params is not None and params.meta is not None and method == "tools/call":
+            # What the properties find for most requests, without calling them.
+            version = params.meta.version
+            name = params.name
+        else:
+            version = envelope.version
+            name = envelope.name
+        if version != self._plain_version:
+            return False
         if self._name_hole >= 0:
             header = values[self._name_hole]
         elif self._plain_name is not None:
