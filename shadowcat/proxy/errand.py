@@ -128,7 +128,6 @@ class Errand(Timed):
     def send(self, connection: UpstreamConnection) -> bytes:
         """The request's bytes."""
         self._connection = connection
-        self._plane.cells[self._pool.meters.requests] += 1
         origin = self._pool.origin
         lines = [
             b"%b: %b\r\n" % (name, value)

@@ -125,7 +125,6 @@ class SessionExchange(LockExchange):
         pool = pin.pool
         client = self._client
         assert client is not None
-        self.plane.cells[pool.meters.requests] += 1
         return self.template.render_pinned(
             pool.origin, client.address, self.body, self.values, pin.upstream_id
         )
@@ -135,7 +134,7 @@ class SessionExchange(LockExchange):
         envelope = self.envelope
         if self._pin.is_watched or (envelope is not None and envelope.method in NOTED):
             return False
-        return super().answers_whole(status)
+        return Exchange.answers_whole(self, status)  # `super` takes three times as long.
 
     def open(
         self, head: ResponseTemplate, values: tuple[bytes, ...], body: Body, length: int

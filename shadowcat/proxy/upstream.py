@@ -51,6 +51,9 @@ _IDLE: Final = Phase.IDLE
 _HEAD: Final = Phase.HEAD
 _BODY: Final = Phase.BODY
 _CLOSED: Final = Phase.CLOSED
+_CHUNKED: Final = Body.CHUNKED
+_LENGTH: Final = Body.LENGTH
+_NONE: Final = Body.NONE
 
 
 def _both(first: Callable[[bytes], None], second: Callable[[bytes], None]) -> Callable[[bytes], None]:
@@ -217,7 +220,6 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         """Send an exchange's request."""
         self._exchange = exchange
         self._phase = _HEAD
-        self._held = b""
         request = exchange.send(self)
         size = len(request)
         self._meters.upstream_sent += size
@@ -342,48 +344,51 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         """Hand on what belongs to this answer: `opening` as it is, `data` as its framing says."""
         exchange = self._exchange
         assert exchange is not None
-        match self._body:
-            case Body.LENGTH:
-                left = self._left = self._left - len(data)
-                if left < 0:
-                    data = data[:left]
-                    self._reusable = False
-                if self._watch is not None:
-                    self._watch(data)
-                if left <= 0:
-                    self._finish(opening + data)
-                    return
-            case Body.CHUNKED:
-                reader = self._reader
-                assert reader is not None
-                try:
-                    data = reader.feed(data)
-                except ChunkError:
-                    self.abandon()
-                    if opening:  # The client has nothing of this answer yet, so it can have a better one.
-                        exchange.no_answer(Refusal.BAD_RESPONSE, answered=True)
-                    else:
-                        exchange.cut_off()
-                    return
-                if reader.done:
-                    self._reader = None
-                    self._reusable = self._reusable and not reader.excess
-                    self._finish(opening + data)
-                    return
-            case Body.NONE:
-                self._reusable = self._reusable and not data
-                self._finish(opening)
+        body = self._body
+        if body is _CHUNKED:
+            reader = self._reader
+            assert reader is not None
+            try:
+                data = reader.feed(data)
+            except ChunkError:
+                self.abandon()
+                if opening:  # The client has nothing of this answer yet, so it can have a better one.
+                    exchange.no_answer(Refusal.BAD_RESPONSE, answered=True)
+                else:
+                    exchange.cut_off()
                 return
-            case Body.CLOSE:
-                if self._watch is not None:
-                    self._watch(data)
-                data = exchange.frame(data)
+            if reader.done:
+                self._reader = None
+                self._reusable = self._reusable and not reader.excess
+                self._finish(opening + data)
+                return
+        elif body is _LENGTH:
+            left = self._left = self._left - len(data)
+            if left < 0:
+                data = data[:left]
+                self._reusable = False
+            if self._watch is not None:
+                self._watch(data)
+            if left <= 0:
+                self._finish(opening + data)
+                return
+        elif body is _NONE:
+            self._reusable = self._reusable and not data
+            self._finish(opening)
+            return
+        else:
+            if self._watch is not None:
+                self._watch(data)
+            data = exchange.frame(data)
         if opening or data:
-            exchange.write(opening + data)
+            exchange.write(opening + data if opening else data)
         if self._boundary is not None:
+            plane = self._plane
             # The wheel's own time may be a tick old; a comment that much early does no harm.
-            self.deadline = min(self._limit, self._plane.wheel.now + QUIET_TIME)
-            if self._plane.draining:
+            deadline = plane.wheel.now + QUIET_TIME
+            limit = self._limit
+            self.deadline = deadline if deadline < limit else limit  # noqa: FURB136 (half the cost)
+            if plane.draining:
                 exchange.end_stream()
 
     def _finish(self, rest: bytes) -> None:
@@ -396,9 +401,14 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             self.resume()
         # A response that ends before its request was flushed leaves request bytes behind on the connection.
         flushed = not self._large or not self._transport.get_write_buffer_size()
-        if self._reusable and flushed and self._idle_timeout > 0 and not self._plane.draining:
+        plane = self._plane
+        if self._reusable and flushed and self._idle_timeout > 0 and not plane.draining:
             if self._pool.keeps(self):
-                self._rest()
+                # As `_rest`, without the call: this is at the end of every exchange.
+                self._phase = _IDLE
+                self.deadline = deadline = plane.wheel.now + self._idle_timeout
+                if deadline < self.filed:
+                    plane.wheel.file(self)
         else:
             self._phase = _CLOSED
             self.deadline = inf

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -191,10 +192,22 @@ def test_every_one_of_a_thousand_clients_with_the_same_id_gets_its_own_answer(ca
     assert min(accepted) > CLIENTS / 4
 
 
+def published(cat: Shadowcat, name: str) -> dict[str, float]:
+    """The metrics, with all that was counted for earlier tests: nothing was added in two ticks."""
+
+    def unchanged() -> dict[str, float] | None:
+        earlier = metrics(cat)
+        time.sleep(0.25)
+        now = metrics(cat)
+        return now if now[name] == earlier[name] else None
+
+    return eventually(unchanged, what="metrics at rest")
+
+
 def test_fifty_requests_at_once_and_what_the_pool_did(cat: Shadowcat, mock: MockProcess) -> None:
     upstream = '{route="/mcp",upstream="one"}'
     names = [f"shadowcat_{name}_total" for name in ("upstream_requests", "pool_dials", "pool_reuse")]
-    before = metrics(cat)
+    before = published(cat, names[0] + upstream)
     connections = mock.control.state()["connections"]
 
     async def one(number: int) -> None:

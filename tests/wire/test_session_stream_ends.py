@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from shadowcat.proxy.plane import DataPlane
+from shadowcat.proxy.wheel import TICK
 from shadowcat.shm.sessions.layout import INCARNATION
 from shadowcat.shm.shared import worker_number
 from shadowcat.testing.loopback import Peer
@@ -89,6 +90,7 @@ def test_a_conflict_that_stays_is_passed_on(proxy: Stage, last: str | None) -> N
     assert proxy.loop.time() - start < 3
     (got,) = split(client.take())
     assert (got.status, got.body, got.header("Mcp-Session-Id")) == (409, b"{}", session)
+    proxy.advance(TICK)
     assert proxy.answered("/mcp", 409) == 1
     assert turn(proxy, in_session(session), client=client).answer.status == 200
 

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from shadowcat.config.model import Route, Upstream
+from shadowcat.proxy.wheel import TICK
 
 from .sessions import (
     INITIALIZE,
@@ -343,6 +344,7 @@ def test_an_unknown_session(session: str) -> None:
                 "error": {"code": -32600, "message": "no such session; initialize anew"},
             }
         assert proxy.metric("refusals_total", "session_unknown") == 9
+        proxy.advance(TICK)
         assert proxy.answered("/mcp", 404) == 9
 
 
