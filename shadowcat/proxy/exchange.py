@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from shadowcat.errors import Refusal
 from shadowcat.http1.chunks import LAST_CHUNK
@@ -72,6 +72,9 @@ class Exchange(Timed):
     watch: Callable[[bytes], None] | None = None
     """Is shown the answer's content, without transfer coding, before the client gets it; looked up once the
     answer is open."""
+
+    is_kept_whole: ClassVar[bool] = True
+    """Whether a small answer is kept until it is complete; not where its head says something by itself."""
 
     __slots__ = (
         "_chunked",
@@ -279,17 +282,13 @@ class Exchange(Timed):
                 self._tell(client, complete=True)
             client.exchange_ended(close=self.close_after)
 
-    def no_answer(self, refusal: Refusal, *, answered: bool) -> None:
-        """The upstream connection ended, or its time was up, before there was a head.
-
-        `answered` tells whether a part of an answer had arrived.
-        """
+    def no_answer(self, refusal: Refusal) -> None:
+        """The upstream connection ended, or its time was up, and the client has nothing of an answer."""
         self._connection = None
         pool = self._pool
         assert pool is not None
         if (
             refusal is Refusal.RESET
-            and not answered
             and not self._repeated
             and is_repeatable(
                 self.template.method, self.envelope.method if self.envelope is not None else None

@@ -26,6 +26,8 @@ from shadowcat.shm.sessions.table import Session
 class InitializeExchange(LockExchange):
     """An `initialize` outside of a session: the session that it opens is kept in shared memory."""
 
+    is_kept_whole = False
+
     __slots__ = (
         "_committed",
         "_event",

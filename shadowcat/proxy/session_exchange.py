@@ -290,14 +290,13 @@ class SessionExchange(LockExchange):
         else:
             super().no_connection(refusal, detail)
 
-    def no_answer(self, refusal: Refusal, *, answered: bool) -> None:
+    def no_answer(self, refusal: Refusal) -> None:
         """There is no answer. A retry that was reset, too, fell upon a server that is just dying: it is sent
         again when that one is dead.
         """
         plight = self._plight = self._plight or Plight()
         if (
             refusal is Refusal.RESET
-            and not answered
             and self._repeated  # And so may be.
             and not plight.was_reset
             and self._client is not None
@@ -307,7 +306,7 @@ class SessionExchange(LockExchange):
             plight.refused_at = min(plight.refused_at, self.plane.clock())
             self._lost(Loss.REFUSED)
         else:
-            super().no_answer(refusal, answered=answered)
+            super().no_answer(refusal)
 
     def refused_for_long(self) -> None:
         """The upstream has refused for as long as it is tried."""

@@ -31,6 +31,9 @@ QUIET_TIME: Final = 15.0
 found, and proxies in between are kept from giving up. SDK servers ping as often by themselves."""
 _FLUSH_CHECK: Final = 16 * 1024
 """Requests up to this size fit into an idle connection's socket buffer, so they are flushed when written."""
+_WHOLE: Final = 16 * 1024
+"""Answers up to this size go to the client when they are complete. Servers write head and body one after the
+other: so the client costs one write, and an upstream that dies in between costs it nothing."""
 
 
 class Phase(Enum):
@@ -139,9 +142,12 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._meters.upstream_received += len(data)
         phase = self._phase
         if phase is _HEAD:
+            if self._held:
+                data = self._held + data
+                self._held = b""
             recall = self._recall
-            if not self._held and (data.startswith(recall.head) or recall.match(data)):
-                # The short way, for an answer like the one before that came in one read.
+            if data.startswith(recall.head) or recall.match(data):
+                # The short way, for an answer like the one before that is complete.
                 head = recall.verdict
                 exchange = self._exchange
                 end = recall.end
@@ -181,7 +187,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if exchange is None:
             return
         if phase is _HEAD:
-            exchange.no_answer(Refusal.RESET, answered=bool(self._held))
+            exchange.no_answer(Refusal.RESET)
         elif self._body is Body.CLOSE and exc is None:
             exchange.end(exchange.last_piece())
         else:
@@ -200,11 +206,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if exchange is None:
             return
         if phase is _HEAD:
-            waits = exchange.waits
-            late = waits.first_byte < waits.answer
-            exchange.no_answer(
-                Refusal.FIRST_BYTE_TIMEOUT if late else Refusal.REQUEST_TIMEOUT, answered=False
-            )
+            is_over = now >= exchange.started + exchange.waits.answer
+            exchange.no_answer(Refusal.REQUEST_TIMEOUT if is_over else Refusal.FIRST_BYTE_TIMEOUT)
         else:
             exchange.cut_off()
 
@@ -309,6 +312,16 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 return
             data = data[end:]
         body = head.body(exchange.method)
+        if (
+            body is _LENGTH
+            and len(data) - end < length <= _WHOLE
+            and exchange.is_kept_whole
+            and not head.event_stream
+        ):
+            self._held = data
+            if not exchange.is_detached:
+                self._plane.wheel.set(self, exchange.started + exchange.waits.answer)
+            return
         opening = exchange.open(head, values, body, length)
         if opening is None:
             self._held = data
@@ -353,7 +366,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             except ChunkError:
                 self.abandon()
                 if opening:  # The client has nothing of this answer yet, so it can have a better one.
-                    exchange.no_answer(Refusal.BAD_RESPONSE, answered=True)
+                    exchange.no_answer(Refusal.BAD_RESPONSE)
                 else:
                     exchange.cut_off()
                 return
@@ -424,4 +437,4 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         exchange = self._exchange
         self.abandon()
         assert exchange is not None
-        exchange.no_answer(Refusal.BAD_RESPONSE, answered=True)
+        exchange.no_answer(Refusal.BAD_RESPONSE)
