@@ -17,7 +17,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench.rig import measure, report
+from bench.rig import measure, report, requests
 from bench.rig.processes import Pinning, RigError, pinning, proxy
 from bench.rig.rows import ROWS, Row, Settings, upstream
 from bench.rig.targets import DIRECT, TARGETS, is_nginx
@@ -151,8 +151,9 @@ def _round(
         sample = _sample(row, name, settings)
         kept.setdefault(name, []).append(sample)
         value = f"{row.figure} {sample[row.figure]:.2f}"
-        wrong = f"  {sample['errors']} errors" if sample["errors"] else ""
-        console.print(f"{label}  {row.name:12} {name:13} {value}{wrong}", highlight=False, markup=False)
+        if sample["errors"]:
+            value = f"failed: {sample['errors']} errors"
+        console.print(f"{label}  {row.name:12} {name:13} {value}", highlight=False, markup=False)
 
 
 def _sample(row: Row, name: str, settings: Settings) -> measure.Sample:
@@ -165,7 +166,7 @@ def _sample(row: Row, name: str, settings: Settings) -> measure.Sample:
             cpus = pins.proxy if row.pinned else pins.proxy | pins.load
             with proxy(TARGETS[name], origin.port, row.workers, cpus) as server:
                 if row.source == "json":
-                    measure.probe(server.port)
+                    measure.probe(server.port, requests.modern(server.port))
                 return row.run(server, settings) | {"start_ms": server.start_seconds * 1e3}
     except (RigError, OSError) as error:
         raise RigError(f"row {row.name}, target {name}: {error}") from None
@@ -176,7 +177,11 @@ def _half_of_saturation(chosen: list[str], pins: Pinning, console: Console) -> f
     contenders = [name for name in chosen if name == "shadowcat" or is_nginx(name)]
     contenders = contenders or [name for name in chosen if name != DIRECT] or chosen
     settings = Settings(_CALIBRATION, 0, pins, lambda: 0.0)
-    carried = {name: float(_sample(ROWS["one-head"], name, settings)["per_second"]) for name in contenders}
+    samples = {name: _sample(ROWS["one-head"], name, settings) for name in contenders}
+    failed = [name for name, sample in samples.items() if sample["errors"]]
+    if failed:
+        raise RigError(f"no rate for the row latency: calls through {', '.join(failed)} fail")
+    carried = {name: float(sample["per_second"]) for name, sample in samples.items()}
     rate = min(carried.values()) / 2
     shown = ", ".join(f"{name} {value:,.0f}/s" for name, value in carried.items())
     console.print(f"saturation: {shown}; row latency runs at {rate:,.0f}/s", highlight=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from bench.rig.processes import RigError
@@ -18,6 +19,11 @@ class Answer(NamedTuple):
     status: int
     head: bytes
     body: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes on the wire."""
+        return len(self.head) + 4 + len(self.body)
 
     @property
     def session(self) -> str | None:
@@ -40,6 +46,21 @@ def exchange(connection: socket.socket, request: bytes) -> Answer:
         RigError: The answer has no Content-Length, or the server went away.
     """
     connection.sendall(request)
+    return _answer(connection)
+
+
+def exchange_all(connections: Sequence[socket.socket], requests: Sequence[bytes]) -> list[Answer]:
+    """Send one request on each connection, then read the answers: the server works on all at once.
+
+    Raises:
+        RigError: As `exchange`.
+    """
+    for connection, request in zip(connections, requests, strict=True):
+        connection.sendall(request)
+    return [_answer(connection) for connection in connections]
+
+
+def _answer(connection: socket.socket) -> Answer:
     data = b""
     while b"\r\n\r\n" not in data:
         data += _some(connection, data)

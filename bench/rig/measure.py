@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,48 +22,83 @@ from shadowcat.testing.load.plan import Broken, Plan, Report, Result
 
 CONNECTIONS = 64
 WARMUP = 1.0
-MANY = 1000
-MANY_WARMUP = 4.0
+WARM_PASSES = 8
+"""How often each head is sent before the measured run: what a proxy remembers of heads must have settled."""
+WARMUP_LIMIT = 60.0
 SCRIPT = Path(__file__).parent / "wrk.lua"
 
 Sample = dict[str, Any]
 
 
-def probe(port: int) -> None:
-    """Make sure that calls get through, twice on one connection: else the rig would measure errors."""
+def probe(port: int, call: str) -> int:
+    """Make sure that a call gets through, twice on one connection; returns the size of its answer."""
     with client.connect(port) as connection:
         for _ in range(2):
-            answer = client.exchange(connection, requests.filled(requests.modern(port)))
+            answer = client.exchange(connection, requests.filled(call))
             if answer.status != 200 or b"application/json" not in answer.head:
                 raise RigError(f"port {port}: expected a JSON answer, got {answer}")
             message = json.loads(answer.body)
             if message.get("jsonrpc") != "2.0" or "result" not in message:
                 raise RigError(f"port {port}: expected a JSON-RPC result, got {answer.body!r}")
+    return answer.size
 
 
-def open_sessions(port: int, count: int, *, tokens: bool) -> list[str]:
-    """Open `count` sessions through the proxy; returns one call for each."""
-    calls = []
-    with client.connect(port) as connection:
-        for number in range(count):
-            token = requests.token(number) if tokens else ""
-            answer = client.exchange(connection, requests.initialize(port, token))
-            if answer.status != 200 or answer.session is None:
-                raise RigError(f"port {port}: initialize got {answer}")
-            calls.append(requests.legacy(port, answer.session, token))
-    return calls
+def open_sessions(port: int, count: int, *, tokens: bool, named: bool = True) -> list[str]:
+    """Open `count` sessions through the proxy, many at a time; returns one call for each.
+
+    Args:
+        port: The proxy's.
+        count: How many.
+        tokens: Whether each session's requests carry a bearer token of their own.
+        named: Whether the upstream issues session ids; otherwise it must be seen not to.
+
+    Raises:
+        RigError: A handshake failed, or two sessions have the same id.
+    """
+    credentials = [requests.token(number) if tokens else "" for number in range(count)]
+    sessions: list[str] = []
+    with contextlib.ExitStack() as stack:
+        lanes = [stack.enter_context(client.connect(port)) for _ in range(min(count, CONNECTIONS))]
+        for first in range(0, count, len(lanes)):
+            batch = credentials[first : first + len(lanes)]
+            opened = client.exchange_all(
+                lanes[: len(batch)], [requests.initialize(port, token) for token in batch]
+            )
+            for answer in opened:
+                if answer.status != 200 or (answer.session is not None) != named:
+                    raise RigError(f"port {port}: initialize got {answer}")
+            ids = [answer.session or "" for answer in opened]
+            notes = [
+                requests.initialized(port, session, token) for session, token in zip(ids, batch, strict=True)
+            ]
+            for answer in client.exchange_all(lanes[: len(batch)], notes):
+                if answer.status != 202:
+                    raise RigError(f"port {port}: notifications/initialized got {answer}")
+            sessions += ids
+    if named and len(set(sessions)) != count:
+        raise RigError(f"port {port}: {count} sessions got only {len(set(sessions))} ids")
+    return [
+        requests.legacy(port, session, token) for session, token in zip(sessions, credentials, strict=True)
+    ]
 
 
 def closed_loop(server: Running, calls: Sequence[str], seconds: float, cpus: frozenset[int]) -> Sample:
     """As many calls as 64 connections carry, from wrk; CPU of the server's process tree per call."""
+    size = probe(server.port, calls[0])
     with tempfile.NamedTemporaryFile(prefix="rig-") as file:
         file.write(requests.blocks(calls))
         file.flush()
-        # Many heads: each must have been seen twice before what is measured is the steady state.
-        _wrk(server.port, file.name, WARMUP if len(calls) < MANY else MANY_WARMUP, cpus)
+        sent = failed = 0
+        deadline = time.monotonic() + WARMUP_LIMIT
+        while sent < WARM_PASSES * len(calls):
+            if time.monotonic() > deadline:
+                raise RigError(f"only {sent} calls in {WARMUP_LIMIT:g} s of warm-up")
+            warm = _wrk(server.port, file.name, WARMUP, cpus, sent)
+            failed += failures(warm, size)
+            sent += warm["requests"]
         server.check()
         before = server.cpu()
-        counted = _wrk(server.port, file.name, seconds, cpus)
+        counted = _wrk(server.port, file.name, seconds, cpus, sent)
         spent = server.cpu() - before
     memory = server.memory()
     return {
@@ -74,8 +109,20 @@ def closed_loop(server: Running, calls: Sequence[str], seconds: float, cpus: fro
         "p99_ms": counted["p99"] / 1e3,
         "rss_mib": memory.rss / 2**20,
         "own_mib": memory.own / 2**20,
-        "errors": sum(counted[kind] for kind in ("connect", "read", "write", "status", "timeout")),
+        "errors": failed + failures(counted, size),
     }
+
+
+def failures(counted: Mapping[str, int], size: int) -> int:
+    """How many calls of a run of wrk went wrong, if all good answers have `size` bytes.
+
+    wrk counts a status from 400 up, and takes the others for good. To look at each answer in Lua would cost
+    the generator much of its rate. So the bytes of all answers are compared with those of as many answers
+    like the one that `probe` has checked. What is half read at the end makes a small difference.
+    """
+    wrong = sum(counted[kind] for kind in ("connect", "read", "write", "status", "timeout"))
+    odd = abs(counted["bytes"] - counted["requests"] * size) > CONNECTIONS * size
+    return counted["requests"] if odd and not wrong else wrong
 
 
 def open_loop(server: Running, rate: float, seconds: float, cpus: frozenset[int]) -> Sample:
@@ -156,8 +203,8 @@ def connection_memory(server: Running, count: int, *, streams: bool) -> Sample:
             connection = stack.enter_context(client.connect(server.port))
             if streams:
                 client.open_stream(connection, request)
-            else:
-                client.exchange(connection, request)
+            elif (answer := client.exchange(connection, request)).status != 200:
+                raise RigError(f"port {server.port}: a call got {answer}")
         time.sleep(0.5)
         after = server.memory()
     return {
@@ -169,9 +216,10 @@ def connection_memory(server: Running, count: int, *, streams: bool) -> Sample:
     }
 
 
-def _wrk(port: int, heads: str, seconds: float, cpus: frozenset[int]) -> dict[str, int]:
+def _wrk(port: int, heads: str, seconds: float, cpus: frozenset[int], sent: int) -> dict[str, int]:
+    """One run; it goes on with the head after the `sent`th, and repeats no JSON-RPC id."""
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--timeout", "10s"]
-    command += ["-s", str(SCRIPT), f"http://127.0.0.1:{port}/mcp", "--", heads]
+    command += ["-s", str(SCRIPT), f"http://127.0.0.1:{port}/mcp", "--", heads, str(sent)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=_on(cpus))
     _, found, line = done.stdout.rpartition("@@")
     if not found:

@@ -18,7 +18,10 @@ from pathlib import Path
 
 import psutil
 
+from bench.rig.requests import INITIALIZED
 from bench.rig.targets import TARGETS, Target
+from shadowcat.mcp.eras import Era
+from shadowcat.testing.load.messages import NEWEST
 
 START_DEADLINE = 20.0
 STOP_DEADLINE = 10.0
@@ -155,11 +158,17 @@ def proxy(target: Target, upstream: int, workers: int, cpus: frozenset[int]) -> 
 
 
 @contextlib.contextmanager
-def json_upstream(cpus: frozenset[int]) -> Iterator[Running]:
-    """The upstream that answers each call with the same JSON."""
-    with proxy(
-        replace(TARGETS["nginx-lean"], name="upstream", template="upstream.conf"), 0, 1, cpus
-    ) as process:
+def json_upstream(cpus: frozenset[int], *, sessions: bool = True) -> Iterator[Running]:
+    """The upstream that answers each call with the same JSON; `sessions`: whether legacy calls need one."""
+    values = {
+        "modern": NEWEST[Era.MODERN],
+        "legacy": NEWEST[Era.LEGACY],
+        "issued": "$request_id" if sessions else '""',
+        "session": "[0-9a-f]{32}" if sessions else "",
+        "notification": str(len(INITIALIZED)),
+    }
+    target = replace(TARGETS["nginx-lean"], name="upstream", template="upstream.conf", values=values)
+    with proxy(target, 0, 1, cpus) as process:
         yield process
 
 

@@ -22,7 +22,8 @@ class Bar:
     """A goal for Shadowcat.
 
     `against` names what the row's median is divided by: nginx (the cheaper of its configurations), another
-    row of Shadowcat, or nothing.
+    row of Shadowcat, or nothing. A `difference` is taken round by round instead, and the median of that: what
+    a round has in common drops out.
     """
 
     name: str
@@ -30,12 +31,14 @@ class Bar:
     goal: float
     against: str | None = "nginx"
     figure: str | None = None
+    difference: bool = False
 
 
 BARS: Final = (
     Bar("CPU per call, one head ÷ nginx", "one-head", 1.35),
     Bar("CPU per call, one session ÷ nginx", "one-session", 1.35),
     Bar("CPU per call, 10,000 token + session heads ÷ nginx", "sessions", 1.35),
+    Bar("CPU per call for being in a session, µs", "one-session", 1.0, "no-session", difference=True),
     Bar("CPU per call, varying Mcp-Name ÷ nginx", "names", 1.35),
     Bar("CPU per call, unique traceparent ÷ nginx", "traceparent", 1.8),
     Bar("CPU per streamed event ÷ nginx", "events", 1.5),
@@ -58,38 +61,56 @@ def spread(samples: Sequence[Mapping[str, Any]], figure: str) -> tuple[float, fl
     return min(values), max(values)
 
 
+def errors(samples: Sequence[Mapping[str, Any]]) -> int:
+    """How many calls failed in all rounds together: if any did, the other figures are worth nothing."""
+    return sum(sample["errors"] for sample in samples)
+
+
 def cheapest_nginx(samples: Samples, row: str) -> str | None:
-    """The nginx configuration that did best in a row: that is what Shadowcat is compared with."""
+    """The nginx configuration that did best in a row: that is what Shadowcat is compared with.
+
+    One with errors is taken only if there is no other.
+    """
     found = [name for name, rounds in samples.get(row, {}).items() if is_nginx(name) and rounds]
+    clean = [name for name in found if not errors(samples[row][name])]
     figure = ROWS[row].figure
-    return min(found, key=lambda name: median(samples[row][name], figure), default=None)
+    return min(clean or found, key=lambda name: median(samples[row][name], figure), default=None)
 
 
-def value_of(bar: Bar, samples: Samples) -> float | None:
-    """What Shadowcat reached; None if what it takes was not measured."""
+def judge(bar: Bar, samples: Samples) -> dict[str, Any] | None:
+    """Compare what Shadowcat reached with a bar.
+
+    Returns:
+        Name, value, goal and whether it is met; of a difference also the smallest and the largest of the
+        rounds. The value is None if calls failed. None instead of all this: it was not measured.
+    """
     mine = samples.get(bar.row, {}).get("shadowcat")
     if not mine:
         return None
-    figure = bar.figure or ROWS[bar.row].figure
-    value = median(mine, figure)
-    if bar.against is None:
-        return value
+    base: Sequence[Mapping[str, Any]] | None = []
     if bar.against == "nginx":
         name = cheapest_nginx(samples, bar.row)
         base = samples[bar.row][name] if name else None
-    else:
+    elif bar.against is not None:
         base = samples.get(bar.against, {}).get("shadowcat")
-    return value / median(base, figure) if base else None
+    if base is None:
+        return None
+    verdict: dict[str, Any] = {"name": bar.name, "value": None, "goal": bar.goal, "met": False}
+    if errors(mine) or errors(base):
+        return verdict
+    figure = bar.figure or ROWS[bar.row].figure
+    if bar.difference:
+        by_round = [a[figure] - b[figure] for a, b in zip(mine, base, strict=True)]
+        value = statistics.median(by_round)
+        verdict |= {"low": min(by_round), "high": max(by_round)}
+    else:
+        value = median(mine, figure) / (median(base, figure) if base else 1.0)
+    return verdict | {"value": value, "met": value <= bar.goal}
 
 
 def bars(samples: Samples) -> list[dict[str, Any]]:
-    """All bars that could be judged."""
-    found = []
-    for bar in BARS:
-        value = value_of(bar, samples)
-        if value is not None:
-            found.append({"name": bar.name, "value": value, "goal": bar.goal, "met": value <= bar.goal})
-    return found
+    """All bars for which there are figures."""
+    return [verdict for bar in BARS if (verdict := judge(bar, samples)) is not None]
 
 
 def show(samples: Samples, console: Console) -> None:
@@ -100,6 +121,8 @@ def show(samples: Samples, console: Console) -> None:
         if not rounds:
             continue
         base = cheapest_nginx(samples, name)
+        if base is not None and errors(rounds[base]):
+            base = None
         columns = [key for key in next(iter(rounds.values()))[0] if key in _COLUMNS]
         table = Table(title=f"{name}: {row.what}", title_justify="left")
         table.add_column("", no_wrap=True)
@@ -108,12 +131,14 @@ def show(samples: Samples, console: Console) -> None:
         table.add_column("spread", justify="right", no_wrap=True)
         table.add_column("÷ nginx", justify="right", no_wrap=True)
         for target, kept in rounds.items():
+            if wrong := errors(kept):
+                table.add_row(target, f"[red]failed: {wrong:,} errors[/]")
+                continue
             low, high = spread(kept, row.figure)
             form = _COLUMNS[row.figure][1]
             ratio = median(kept, row.figure) / median(rounds[base], row.figure) if base else None
-            wrong = sum(sample["errors"] for sample in kept)
             table.add_row(
-                target + (f" [red]({wrong} errors)[/]" if wrong else ""),
+                target,
                 *(format(median(kept, key), _COLUMNS[key][1]) for key in columns),
                 f"{low:{form}}-{high:{form}}",
                 f"{ratio:.2f}" if ratio is not None else "",
@@ -122,11 +147,13 @@ def show(samples: Samples, console: Console) -> None:
     judged = bars(samples)
     if judged:
         table = Table(title="Shadowcat's bars", title_justify="left")
-        for head in ("bar", "value", "goal", ""):
+        for head in ("bar", "value", "spread", "goal", ""):
             table.add_column(head, justify="left" if head == "bar" else "right", no_wrap=True)
         for bar in judged:
-            verdict = "[green]met[/]" if bar["met"] else "[red]missed[/]"
-            table.add_row(bar["name"], f"{bar['value']:.2f}", f"{bar['goal']:g}", verdict)
+            value = "" if bar["value"] is None else f"{bar['value']:.2f}"
+            between = f"{bar['low']:.2f} to {bar['high']:.2f}" if "low" in bar else ""
+            verdict = "[green]met[/]" if bar["met"] else "[red]missed[/]" if value else "[red]failed[/]"
+            table.add_row(bar["name"], value, between, f"{bar['goal']:g}", verdict)
         console.print(table)
 
 

@@ -18,6 +18,7 @@ TRACE: Final = "@T" * 16
 BLOCK_END: Final = "%%\n"
 LEGACY_BODY: Final = 150
 """Bytes of a legacy call's body. A modern one is longer by the `_meta` that the protocol demands."""
+INITIALIZED: Final = '{"jsonrpc":"2.0","method":"notifications/initialized"}'
 
 _FIELDS: Final = (
     "User-Agent: rig/1\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"
@@ -37,10 +38,8 @@ def modern(port: int, tool: str = "echo", *, trace: bool = False) -> str:
 
 
 def legacy(port: int, session: str, token: str) -> str:
-    """A call within a session, with a bearer token."""
-    fields = f"MCP-Protocol-Version: {NEWEST[Era.LEGACY]}\r\nMcp-Session-Id: {session}\r\n"
-    if token:
-        fields += f"Authorization: Bearer {token}\r\n"
+    """A call of the era of sessions: within one, or, if `session` is empty, to a server that has none."""
+    fields = _legacy_fields(session, token)
     empty = len(_body({"name": "echo", "arguments": {"text": ""}}))
     params = {"name": "echo", "arguments": {"text": "x" * (LEGACY_BODY - empty)}}
     return _request(port, fields, params)
@@ -58,6 +57,11 @@ def initialize(port: int, token: str) -> bytes:
     return (_head(port, fields, len(body)) + body).encode()
 
 
+def initialized(port: int, session: str, token: str) -> bytes:
+    """The notification after it."""
+    return (_head(port, _legacy_fields(session, token), len(INITIALIZED)) + INITIALIZED).encode()
+
+
 def token(number: int) -> str:
     """Something of a JWT's form and size: no proxy of the bare rows looks into it."""
     digest = b"".join(hashlib.sha256(b"%d/%d" % (number, part)).digest() for part in range(8))
@@ -73,6 +77,15 @@ def blocks(requests: Sequence[str]) -> bytes:
 def filled(request: str) -> bytes:
     """One request as it goes over the wire."""
     return request.replace(ID, "1000000000").replace(TRACE, "4bf92f3577b34da6a3ce929d0e0e4736").encode()
+
+
+def _legacy_fields(session: str, token: str) -> str:
+    fields = f"MCP-Protocol-Version: {NEWEST[Era.LEGACY]}\r\n"
+    if session:
+        fields += f"Mcp-Session-Id: {session}\r\n"
+    if token:
+        fields += f"Authorization: Bearer {token}\r\n"
+    return fields
 
 
 def _request(port: int, fields: str, params: object) -> str:

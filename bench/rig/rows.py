@@ -42,7 +42,7 @@ class Row:
     figure: str = "cpu_us"
     """The key of the sample that the row is about."""
     source: str = "json"
-    """Which upstream: json, events, or quiet (streams without events)."""
+    """Which upstream: json, sessionless (JSON, too), events, or quiet (streams without events)."""
     workers: int = 1
     pinned: bool = True
     direct: bool = True
@@ -54,8 +54,8 @@ class Row:
 def upstream(source: str, settings: Settings) -> Iterator[Running]:
     """The upstream of a row."""
     cpus = settings.pinning.load
-    if source == "json":
-        with json_upstream(cpus) as process:
+    if source in ("json", "sessionless"):
+        with json_upstream(cpus, sessions=source == "json") as process:
             yield process
     else:
         rate = EVENT_RATE if source == "events" else 0.0
@@ -69,6 +69,10 @@ def _one_head(server: Running, settings: Settings) -> Sample:
 
 def _one_session(server: Running, settings: Settings) -> Sample:
     return _closed(server, measure.open_sessions(server.port, 1, tokens=False), settings)
+
+
+def _no_session(server: Running, settings: Settings) -> Sample:
+    return _closed(server, measure.open_sessions(server.port, 1, tokens=False, named=False), settings)
 
 
 def _sessions(server: Running, settings: Settings) -> Sample:
@@ -118,6 +122,12 @@ ROWS: Final = {
     for row in (
         Row("one-head", "modern calls, the same head each time", _one_head),
         Row("one-session", "legacy calls of one session, 150-byte bodies", _one_session),
+        Row(
+            "no-session",
+            "as one-session, but the upstream has no sessions",
+            _no_session,
+            source="sessionless",
+        ),
         Row("sessions", f"legacy calls of {HEADS:,} sessions, each with its own token", _sessions),
         Row("names", f"modern calls, {HEADS:,} different Mcp-Name", _names),
         Row("traceparent", "modern calls, a traceparent of its own in each", _traceparent),

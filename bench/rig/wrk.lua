@@ -3,6 +3,7 @@
 -- arg[1]: file of heads, one per block, blocks end with a line "%%"; a head ends with the blank line, its
 --         Content-Length fits. After the head comes the body. "@I" x 5 (10 bytes) stands for the id,
 --         "@T" x 16 (32 bytes) for the trace id.
+-- arg[2]: how many requests have been sent before; heads and ids go on from there.
 -- The id has ten digits always, so that Content-Length stays true.
 
 local parts = {}
@@ -24,6 +25,8 @@ function init(args)
         parts[count] = {before, middle, after}
     end
     assert(count > 0, "no heads in " .. args[1])
+    turn = tonumber(args[2]) % count
+    id = id + tonumber(args[2])
 end
 
 function request()
@@ -42,7 +45,8 @@ end
 function done(summary, latency, requests)
     local errors = summary.errors
     io.write(string.format(
-        '\n@@{"requests":%d,"microseconds":%d,"connect":%d,"read":%d,"write":%d,"status":%d,"timeout":%d,"p50":%d,"p90":%d,"p99":%d,"max":%d}\n',
-        summary.requests, summary.duration, errors.connect, errors.read, errors.write, errors.status, errors.timeout,
+        '\n@@{"requests":%d,"microseconds":%d,"bytes":%d,"connect":%d,"read":%d,"write":%d,"status":%d,"timeout":%d,"p50":%d,"p90":%d,"p99":%d,"max":%d}\n',
+        summary.requests, summary.duration, summary.bytes,
+        errors.connect, errors.read, errors.write, errors.status, errors.timeout,
         latency:percentile(50), latency:percentile(90), latency:percentile(99), latency.max))
 end

@@ -14,7 +14,9 @@ from typing import Final
 from shadowcat.http1.fields import TOKEN, is_forbidden_trailer
 
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t\x20-\x7e\x80-\xff]{0,255})?")
-_LONGEST_LINE: Final = 16 + 1 + 255 + 2
+_HEX: Final = b"0123456789abcdefABCDEF"
+_LONGEST_SIZE: Final = 16
+_LONGEST_LINE: Final = _LONGEST_SIZE + 1 + 255 + 2
 _LONGEST_TRAILERS: Final = 8192
 _MOST_TRAILERS: Final = 32
 
@@ -35,6 +37,7 @@ class ChunkReader:
 
     __slots__ = (
         "_decode",
+        "_digits",
         "_held",
         "_in_trailers",
         "_left",
@@ -60,6 +63,8 @@ class ChunkReader:
         self._watch = watch
         self._watched = watched
         self._held = b""
+        self._digits = 0
+        """How many the last size had: the next one probably has as many, and searching costs more."""
         self._left = 0
         """Bytes of the current chunk still to come, its closing CRLF included; 0 between chunks."""
         self._in_trailers = False
@@ -79,10 +84,25 @@ class ChunkReader:
         Raises:
             ChunkError: The framing is malformed. Nothing of the offending line was handed on.
         """
+        end = len(data)
         if self._held:
             data = self._held + data
             self._held = b""
-        end = len(data)
+            end = len(data)
+        elif not self._left and not self._in_trailers:
+            # The short way, for a read that is one whole chunk, as most events are.
+            at = self._digits
+            if data[at : at + 2] != b"\r\n":
+                at = self._digits = max(data.find(b"\r\n", 0, _LONGEST_SIZE + 2), 0)
+            digits = data[:at]
+            if at and digits.translate(None, _HEX) == b"" and data[-2:] == b"\r\n":
+                at += 2
+                if end == at + int(digits, 16) + 2 and end > at + 2:
+                    if self._watch is not None:
+                        seen = end - 2 - self._watched
+                        # Calling `max` takes 7 % of what an event costs.
+                        self._watch(data[seen if seen > at else at : -2])  # noqa: FURB136
+                    return data[at:-2] if self._decode else data
         # Most reads are whole chunks without extensions: then `data` itself is the answer, uncopied.
         pieces: list[bytes] = []
         start = 0  # of the bytes not yet in `pieces`

@@ -58,6 +58,7 @@ _CLOSED: Final = State.CLOSED
 _IDLE: Final = Stage.IDLE
 _INVALID: Final = Kind.INVALID
 _BATCH: Final = Kind.BATCH
+_REQUEST: Final = Kind.REQUEST
 
 
 class ClientConnection(asyncio.Protocol, Timed):
@@ -68,7 +69,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         "_discarded",
         "_exchange",
         "_half_closed",
-        "_keepalive_timeout",
+        "_keepalive",
         "_meters",
         "_paused",
         "_plane",
@@ -93,7 +94,8 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._plane = plane
         self._meters = plane.meters
         self._body_limit = int(plane.http.body_limit)
-        self._keepalive_timeout = float(plane.http.keepalive_timeout)
+        self._keepalive = TICK + plane.http.keepalive_timeout
+        """Seconds until an idle connection is closed, for a clock that may be a tick behind."""
         self._state = _READING
         self._stage = _IDLE
         """The reader's stage for which the deadline was set."""
@@ -271,6 +273,8 @@ class ClientConnection(asyncio.Protocol, Timed):
                     new_exchange = self._plane.kinds.batch
             else:
                 objection = None
+                if template.may_open and envelope.method == "initialize" and kind is _REQUEST:
+                    new_exchange = self._plane.kinds.initialize
             if objection is not None:
                 refusal, detail = objection.refusal, objection.detail
                 self._answer(OwnAnswer(refusal, template, body, detail, values, envelope))
@@ -281,7 +285,8 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._state = _ANSWERING
         self.deadline = inf
         plane = self._plane
-        exchange = self._exchange = new_exchange(plane, self, template, route, values, body, envelope)
+        exchange = self._exchange = new_exchange()
+        exchange.begin(plane, self, template, route, values, body, envelope)
         exchange.start()
 
     # From the exchange.
@@ -299,7 +304,13 @@ class ClientConnection(asyncio.Protocol, Timed):
             return
         self._state = _READING
         if not self._paused:
-            self._rest()
+            # As `_rest`, without the call: this is at the end of every exchange.
+            wheel = self._plane.wheel
+            self.deadline = deadline = wheel.now + self._keepalive
+            if deadline < self.filed:
+                wheel.file(self)
+            if self._reader.buffer and not self._working:
+                self._work()
 
     def refuse_exchange(self, exchange: Exchange, refusal: Refusal, detail: str) -> None:
         """The exchange could not be carried out; nothing of an answer was sent."""
@@ -319,6 +330,7 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def drain(self) -> None:
         """The worker is about to stop: answer what was asked, then close."""
+        self._keepalive = TICK + _DRAIN_GRACE
         if self._exchange is not None:
             self._exchange.end_stream()
         elif self._state is _READING and self._reader.stage is _IDLE:
@@ -340,11 +352,8 @@ class ClientConnection(asyncio.Protocol, Timed):
     # Ends.
 
     def _rest(self) -> None:
-        plane = self._plane
-        wheel = plane.wheel
-        self.deadline = deadline = (
-            wheel.now + TICK + (_DRAIN_GRACE if plane.draining else self._keepalive_timeout)
-        )
+        wheel = self._plane.wheel
+        self.deadline = deadline = wheel.now + self._keepalive
         if deadline < self.filed:
             wheel.file(self)
         if self._reader.buffer and not self._working:
@@ -361,7 +370,7 @@ class ClientConnection(asyncio.Protocol, Timed):
             plane.cells[self._meters.refusals[own.refusal]] += 1
         # An exchange has counted its status itself.
         if own.exchange is None and own.template is not None and own.template.route is not None:
-            plane.cells[own.template.route.meters.statuses + own.status] += 1
+            own.template.route.meters.statuses[own.status] += 1
         close = close or own.closes or plane.draining or self.last_request
         text = own.render(close=close)
         self.write(text)

@@ -61,6 +61,7 @@ class Errand(Timed):
 
     # What a connection asks of an exchange, and what is the same for all errands.
     takes_chunks: Final = False
+    is_kept_whole: Final = False
     is_detached: Final = False
     session_line: Final = b""
     watch: Final = None
@@ -128,7 +129,6 @@ class Errand(Timed):
     def send(self, connection: UpstreamConnection) -> bytes:
         """The request's bytes."""
         self._connection = connection
-        self._plane.cells[self._pool.meters.requests] += 1
         origin = self._pool.origin
         lines = [
             b"%b: %b\r\n" % (name, value)
@@ -225,7 +225,7 @@ class Errand(Timed):
             b"".join(self._content),
         )
 
-    def no_answer(self, refusal: Refusal, *, answered: bool) -> None:
+    def no_answer(self, refusal: Refusal) -> None:
         """The connection ended, or the time was up."""
         self._finish(refusal)
 

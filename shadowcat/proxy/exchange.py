@@ -6,7 +6,6 @@ cancel a POST (MCP 2025-11-25, basic/transports "Sending messages to the server"
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -61,6 +60,9 @@ class Exchange(Timed):
     """Is shown the answer's content, without transfer coding, before the client gets it; looked up once the
     answer is open."""
 
+    is_kept_whole: ClassVar[bool] = True
+    """Whether a small answer is kept until it is complete; not where its head says something by itself."""
+
     __slots__ = (
         "_choice",
         "_chunked",
@@ -85,7 +87,7 @@ class Exchange(Timed):
         "waits",
     )
 
-    def __init__(
+    def begin(
         self,
         plane: DataPlane,
         client: ClientConnection,
@@ -95,7 +97,9 @@ class Exchange(Timed):
         body: bytes,
         envelope: Envelope | None,
     ) -> None:
-        """Begin with a request that was read whole.
+        """Take on a request that was read whole; called once, first of all, and `start` next.
+
+        Not `__init__`, because a call that CPython 3.11 makes from C costs 0.09 us more.
 
         Args:
             plane: What all exchanges of the worker share.
@@ -126,7 +130,6 @@ class Exchange(Timed):
         self.waits = route.usual_waits.get(method) or route.waits(template.method, envelope)
         """Bounds on the answer, in seconds from `started`."""
         self.started = plane.clock()
-        route.meters.in_flight += 1
         route.retries.requests += 1
         self._tried = 1
 
@@ -167,7 +170,6 @@ class Exchange(Timed):
         client = self._client
         assert pool is not None
         assert client is not None
-        self.plane.cells[pool.meters.requests] += 1
         return self.template.render(pool.origin, client.address, self.body, self.values)
 
     def no_connection(self, refusal: Refusal, detail: str) -> None:
@@ -213,6 +215,10 @@ class Exchange(Timed):
         client = self._client
         if client is None:
             return b""
+        if head.event_stream and template.is_modern and not self.plane.observers:
+            # Nobody will ask for them: a stream may stay open for hours, and they are a third of its memory.
+            self.body = b""
+            self.envelope = None
         http11 = template.http11
         if body is Body.LENGTH or (head.has_length and head.status != 204):
             framing = b"Content-Length: %d\r\n" % length
@@ -276,17 +282,13 @@ class Exchange(Timed):
                 self._tell(client, complete=True)
             client.exchange_ended(close=self.close_after)
 
-    def no_answer(self, refusal: Refusal, *, answered: bool) -> None:
-        """The upstream connection ended, or its time was up, before there was a head.
-
-        `answered` tells whether a part of an answer had arrived.
-        """
+    def no_answer(self, refusal: Refusal) -> None:
+        """The upstream connection ended, or its time was up, and the client has nothing of an answer."""
         self._connection = None
         pool = self._pool
         assert pool is not None
         if (
             refusal is Refusal.RESET
-            and not answered
             and not self._repeated
             and is_repeatable(
                 self.template.method, self.envelope.method if self.envelope is not None else None
@@ -418,13 +420,9 @@ class Exchange(Timed):
             plane.settle(self)
         self._client = None
         meters = self._route.meters
-        meters.in_flight -= 1
-        cells = plane.cells
-        elapsed = plane.clock() - self.started
-        cells[meters.duration + bisect_left(meters.bounds, elapsed)] += 1
-        meters.seconds += elapsed
+        meters.durations.append(plane.clock() - self.started)
         if self._status:
-            cells[meters.statuses + self._status] += 1
+            meters.statuses[self._status] += 1
 
     def _tell(self, client: ClientConnection | None, *, complete: bool) -> None:
         """Tell the observers how it went; called once, when the client's part is over."""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 class InitializeExchange(LockExchange):
     """An `initialize` outside of a session: the session that it opens is kept in shared memory."""
 
+    is_kept_whole = False
+
     __slots__ = (
         "_committed",
         "_event",

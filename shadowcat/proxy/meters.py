@@ -1,24 +1,26 @@
-"""The counters page as the data plane sees it: cell numbers resolved once, at assembly."""
+"""The counters page as the data plane sees it: cell numbers resolved once, at assembly.
+
+What every exchange counts is counted in plain numbers and published on the tick: a cell costs three times as
+much as an attribute, and a total that is 0.1 s old will do. What happens seldom goes to its cell at once.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import defaultdict
 from typing import Final
 
 from shadowcat.config.model import Route, Upstream
 from shadowcat.config.urls import upstream_name
 from shadowcat.errors import Refusal
-from shadowcat.shm.counters import Layout
+from shadowcat.shm.counters import STATUSES, Layout
 
 _NANOSECONDS: Final = 1_000_000_000
 _BYTES: Final = ("client_received", "client_sent", "upstream_received", "upstream_sent")
 
 
 class WorkerMeters:
-    """What a worker counts as a whole.
-
-    Bytes are counted here and published on the tick: a cell costs twice as much as an attribute, and a total
-    that is 0.1 s old will do.
-    """
+    """What a worker counts as a whole."""
 
     __slots__ = (
         "_cells",
@@ -65,42 +67,66 @@ class RouteMeters:
     """What is counted for one route."""
 
     __slots__ = (
+        "_bounds",
         "_cells",
-        "_duration_sum",
+        "_duration",
+        "_ended",
         "_in_flight",
+        "_seconds",
+        "_statuses",
         "aborts",
         "answers_dropped",
-        "bounds",
-        "duration",
-        "in_flight",
+        "durations",
         "notifications_dropped",
         "recoveries",
         "recovery_failures",
-        "seconds",
         "statuses",
     )
 
     def __init__(self, layout: Layout, route: Route, cells: memoryview) -> None:
         self._cells = cells
-        self.statuses = layout.statuses(route.path)
-        self.duration = layout.histogram("request_duration_seconds", route.path)
-        self.bounds = layout.bounds
-        self._duration_sum = self.duration + len(layout.bounds)
-        self.seconds: float = cells[self._duration_sum] / _NANOSECONDS
-        """Sum of all durations; published on the tick."""
+        self._statuses = base = layout.statuses(route.path)
+        totals = enumerate(cells[base : base + STATUSES].tolist())
+        self.statuses = defaultdict[int, int](int, {status: total for status, total in totals if total})
+        """How often each HTTP status was answered. A predecessor's totals go on."""
+        self._duration = layout.histogram("request_duration_seconds", route.path)
+        self._bounds = layout.bounds
+        self._seconds: float = cells[self._duration + len(layout.bounds)] / _NANOSECONDS
+        self.durations: list[float] = []
+        """Those of the exchanges that have ended since the last tick, in seconds."""
+        self._ended = 0
+        """Exchanges that have ended, without those."""
         self.aborts = layout.cell("client_aborts_total", route.path)
         self.recoveries = layout.cell("session_recoveries_total", route.path)
         self.recovery_failures = layout.cell("session_recovery_failures_total", route.path)
         self.answers_dropped = layout.cell("session_answers_dropped_total", route.path)
         self.notifications_dropped = layout.cell("session_notifications_dropped_total", route.path)
-        self.in_flight = 0
-        """Exchanges under way; published on the tick."""
         self._in_flight = layout.cell("requests_in_flight", route.path)
 
-    def publish(self) -> None:
-        """Put the present level and the sum into their cells."""
-        self._cells[self._in_flight] = self.in_flight
-        self._cells[self._duration_sum] = round(self.seconds * _NANOSECONDS)
+    def publish(self, started: int) -> None:
+        """Put what was counted into the cells; `started` is how many exchanges have begun."""
+        durations, self.durations = self.durations, []
+        self._ended += len(durations)
+        if durations:
+            self._file(durations)
+        cells = self._cells
+        base = self._statuses
+        for status, total in self.statuses.items():
+            cells[base + status] = total
+        cells[self._in_flight] = started - self._ended
+
+    def _file(self, durations: list[float]) -> None:
+        """Add durations to the histogram. Sorted they take one search per bucket, not one each."""
+        durations.sort()
+        cells = self._cells
+        below = 0
+        for cell, bound in enumerate(self._bounds, self._duration):
+            count = bisect_right(durations, bound)
+            if count > below:
+                cells[cell] += count - below
+                below = count
+        self._seconds += sum(durations)
+        cells[self._duration + len(self._bounds)] = round(self._seconds * _NANOSECONDS)
 
 
 class UpstreamMeters:
@@ -109,13 +135,14 @@ class UpstreamMeters:
     __slots__ = (
         "_cells",
         "_idle",
+        "_requests",
         "_reuse",
         "active",
         "dial_failures",
         "dials",
+        "first_uses",
         "opening",
         "queue",
-        "requests",
         "reused",
         "sessions_created",
         "sessions_ended",
@@ -124,7 +151,7 @@ class UpstreamMeters:
     def __init__(self, layout: Layout, route: Route, upstream: Upstream, cells: memoryview) -> None:
         labels = route.path, upstream_name(upstream)
         self._cells = cells
-        self.requests = layout.cell("upstream_requests_total", *labels)
+        self._requests = layout.cell("upstream_requests_total", *labels)
         self.dials = layout.cell("pool_dials_total", *labels)
         self.dial_failures = layout.cell("pool_dial_failures_total", *labels)
         self.opening = layout.cell("sessions_opening", *labels)
@@ -135,11 +162,14 @@ class UpstreamMeters:
         self.active = layout.cell("pool_active", *labels)
         self.queue = layout.cell("pool_queue", *labels)
         self.reused: int = cells[self._reuse]
-        """Requests sent over a connection used before; published on the tick."""
+        """Requests sent over a connection used before. A predecessor's totals go on."""
+        self.first_uses: int = cells[self._requests] - self.reused
+        """Requests that were the first on their connection."""
 
     def publish(self, *, idle: int, active: int, queue: int) -> None:
-        """Put the present levels into their cells."""
+        """Put the totals and the present levels into their cells."""
         cells = self._cells
+        cells[self._requests] = self.first_uses + self.reused
         cells[self._idle] = idle
         cells[self.active] = active
         cells[self.queue] = queue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from math import ceil
 from typing import Any, Final
 
 from shadowcat.config.model import Config
@@ -58,6 +59,10 @@ class DataPlane:
         self.recoveries = Recoveries(self, config.sessions, shared, process)
         self._touch_every = min(1.0, config.sessions.idle_timeout / 4)
         self._touch_at = loop.time()
+        self._untouched: list[ClientConnection] = []
+        """Clients still to be looked at in this round."""
+        self._share = 0
+        """How many of them with each tick."""
         self.draining = False
         self._second = loop.time()
         self._forget_at = loop.time() + _FORGET_EVERY
@@ -174,14 +179,27 @@ class DataPlane:
 
     def look_soon(self) -> None:
         """What is open may have to end: have it look at its session with the next tick."""
-        self._touch_at = self.loop.time()
+        self._touch_at = 0.0
 
-    def _touch(self, now_ns: int) -> None:
-        """What is open keeps its session alive; looked at here, so that no request does anything for it."""
-        for client in self._clients:
-            client.touch(now_ns)
-        for exchange in self._detached:
-            exchange.touch(now_ns)
+    def _touch(self, now: float) -> None:
+        """What is open keeps its session alive; looked at here, so that no request does anything for it.
+
+        A round is spread over its ticks: 10,000 streams at once would hold everybody up for 10 ms.
+        """
+        now_ns = int(now * NANOSECONDS)
+        if now >= self._touch_at:
+            is_urgent = not self._touch_at
+            self._touch_at = now + self._touch_every
+            self._untouched = list(self._clients)
+            count = len(self._untouched)
+            self._share = count if is_urgent else ceil(count * TICK / self._touch_every)
+            for exchange in list(self._detached):
+                exchange.touch(now_ns)
+        rest = self._untouched
+        if rest:
+            for client in rest[-self._share :]:
+                client.touch(now_ns)
+            del rest[-self._share :]
 
     def _close_idle(self) -> None:
         for route in self.routes:
@@ -191,7 +209,7 @@ class DataPlane:
     def _publish(self) -> None:
         self.meters.publish(connections=len(self._clients), detached=len(self._detached))
         for route in self.routes:
-            route.meters.publish()
+            route.meters.publish(route.retries.requests)
             for pool in route.pools:
                 pool.publish()
 
@@ -207,9 +225,7 @@ class DataPlane:
             for route in self.routes:
                 route.retries.tick()
             self.sessions.tick()
-        if now >= self._touch_at:
-            self._touch_at = now + self._touch_every
-            self._touch(int(now * NANOSECONDS))
+        self._touch(now)
         if now >= self._forget_at:
             self._forget_at = now + _FORGET_EVERY
             for heads in self._heads.values():

@@ -100,24 +100,27 @@ class Pool:
         self._dialling.discard(dial)
         self._plane.cells[self.meters.dials] += 1
         self._open += 1
-        return self._place(connection)
+        if self._waiting:
+            self.meters.first_uses += 1
+            self._serve(connection)
+            return False
+        self._idle.append(connection)
+        return True
 
     def keeps(self, connection: UpstreamConnection) -> bool:
         """A connection has done its exchange: it gets the next one; true if it stays idle."""
         if self._waiting:
             self.meters.reused += 1
-            return self._place(connection)
+            self._serve(connection)
+            return False
         self._idle.append(connection)
         return True
 
-    def _place(self, connection: UpstreamConnection) -> bool:
-        if not self._waiting:
-            self._idle.append(connection)
-            return True
+    def _serve(self, connection: UpstreamConnection) -> None:
+        """Give a connection to the first in the queue."""
         exchange = self._waiting.popleft()
         exchange.deadline = inf
         connection.begin(exchange)
-        return False
 
     def drop(self, connection: UpstreamConnection, *, idle: bool) -> None:
         """A connection is gone, or will not be used again."""

@@ -129,7 +129,6 @@ class SessionExchange(LockExchange):
         pool = pin.pool
         client = self._client
         assert client is not None
-        self.plane.cells[pool.meters.requests] += 1
         return self.template.render_pinned(
             pool.origin, client.address, self.body, self.values, pin.upstream_id
         )
@@ -139,7 +138,7 @@ class SessionExchange(LockExchange):
         envelope = self.envelope
         if self._pin.is_watched or (envelope is not None and envelope.method in NOTED):
             return False
-        return super().answers_whole(status)
+        return Exchange.answers_whole(self, status)  # `super` takes three times as long.
 
     def open(
         self, head: ResponseTemplate, values: tuple[bytes, ...], body: Body, length: int
@@ -294,14 +293,13 @@ class SessionExchange(LockExchange):
         else:
             super().no_connection(refusal, detail)
 
-    def no_answer(self, refusal: Refusal, *, answered: bool) -> None:
+    def no_answer(self, refusal: Refusal) -> None:
         """There is no answer. A retry that was reset, too, fell upon a server that is just dying: it is sent
         again when that one is dead.
         """
         plight = self._plight = self._plight or Plight()
         if (
             refusal is Refusal.RESET
-            and not answered
             and self._repeated  # And so may be.
             and not plight.was_reset
             and self._client is not None
@@ -311,7 +309,7 @@ class SessionExchange(LockExchange):
             plight.refused_at = min(plight.refused_at, self.plane.clock())
             self._lost(Loss.REFUSED)
         else:
-            super().no_answer(refusal, answered=answered)
+            super().no_answer(refusal)
 
     def refused_for_long(self) -> None:
         """The upstream has refused for as long as it is tried."""

@@ -247,7 +247,9 @@ class Sessions:
             return
         record = self.table.delete(session)
         if record is not None:
-            self._ended(record, goodbye=Action.DELETE_UPSTREAM in actions)
+            # The upstream that knows of the end may not be the one that has the session by now.
+            moved = record.upstream_id != session.record.upstream_id
+            self._ended(record, goodbye=moved or Action.DELETE_UPSTREAM in actions)
             if Action.END_STREAMS in actions:
                 self._plane.streams.close_session(session.slot)
 

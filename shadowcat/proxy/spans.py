@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -21,7 +21,6 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from shadowcat import __version__
 from shadowcat.mcp.envelope import Envelope
 from shadowcat.proxy.exchange import Exchange
-from shadowcat.proxy.kinds import NewExchange
 from shadowcat.proxy.observe import Observation, bounded, tool_or_prompt
 from shadowcat.proxy.template import RequestTemplate
 from shadowcat.proxy.trace_context import parse_traceparent
@@ -77,24 +76,20 @@ class Spans:
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         return cls(provider, time.time_ns)
 
-    def traced(self, kind: type[Exchange]) -> NewExchange:
-        """A way to make exchanges of a kind with a span, if they are sampled; the upstream is told of it in
-        traceparent.
-        """
-        with_span: type[Exchange] = type(f"Traced{kind.__name__}", (kind,), {"__slots__": ("span",)})
+    def traced(self, kind: type[Exchange]) -> type[Exchange]:
+        """A kind of exchanges with a span, if they are sampled; the upstream is told of it in traceparent."""
 
-        def make(
-            plane: Any, client: Any, template: RequestTemplate, route: Any,
+        def begin(
+            exchange: Any, plane: Any, client: Any, template: RequestTemplate, route: Any,
             values: tuple[bytes, ...], body: bytes, envelope: Envelope | None,
-        ) -> Exchange:  # fmt: skip
+        ) -> None:  # fmt: skip
             span = self.begin(template, values, envelope)
             if span is not None:
                 template, values = template.retraced(values, span.traceparent, fresh=span.is_root)
-            exchange: Any = with_span(plane, client, template, route, values, body, envelope)
+            kind.begin(exchange, plane, client, template, route, values, body, envelope)
             exchange.span = span
-            return cast("Exchange", exchange)
 
-        return make
+        return type(f"Traced{kind.__name__}", (kind,), {"__slots__": ("span",), "begin": begin})
 
     def begin(
         self, template: RequestTemplate, values: tuple[bytes, ...], envelope: Envelope | None

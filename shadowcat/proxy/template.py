@@ -23,7 +23,7 @@ from shadowcat.proxy.origin import Origin
 from shadowcat.proxy.route import Route
 
 if TYPE_CHECKING:
-    from shadowcat.proxy.kinds import NewExchange
+    from shadowcat.proxy.exchange import Exchange
     from shadowcat.shm.sessions.table import Session
 
 _WITH_LENGTH: Final = frozenset({b"POST", b"DELETE"})
@@ -69,6 +69,7 @@ class RequestTemplate:
         "is_post",
         "keep_alive",
         "keeps_alive",
+        "may_open",
         "method",
         "new_exchange",
         "note",
@@ -82,8 +83,8 @@ class RequestTemplate:
         "version",
     )
 
-    new_exchange: NewExchange
-    """Makes the kind of exchange that such a request needs; set by whoever makes templates for a plane."""
+    new_exchange: type[Exchange]
+    """The kind of exchange that such a request needs; set by whoever makes templates for a plane."""
 
     def __init__(
         self,
@@ -154,6 +155,8 @@ class RequestTemplate:
         ids = head.values(_SESSION) if era is Era.LEGACY else ()
         self.session_id = ids[0] if ids else None
         """Mcp-Session-Id as received; None without one, and in the modern era, which has no sessions."""
+        self.may_open = self.is_post and era is Era.LEGACY and not ids
+        """Whether the message may be the first one of a session."""
         self.session: Session | None = None
         """The session that was last found by this id and may be used by such requests, to be checked anew."""
 
@@ -261,9 +264,19 @@ class RequestTemplate:
 
         False is no verdict: what is missing, encoded or different is for `policy.inspect` to judge.
         """
-        if envelope.method != self._plain_method or envelope.version != self._plain_version:
+        method = envelope.method
+        if method != self._plain_method:
             return False
-        name = envelope.name
+        params = envelope.params
+        if params is not None and params.meta is not None and method == "tools/call":
+            # What the properties find for most requests, without calling them.
+            version = params.meta.version
+            name = params.name
+        else:
+            version = envelope.version
+            name = envelope.name
+        if version != self._plain_version:
+            return False
         if self._name_hole >= 0:
             header = values[self._name_hole]
         elif self._plain_name is not None:

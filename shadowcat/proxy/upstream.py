@@ -31,6 +31,9 @@ QUIET_TIME: Final = 15.0
 found, and proxies in between are kept from giving up. SDK servers ping as often by themselves."""
 _FLUSH_CHECK: Final = 16 * 1024
 """Requests up to this size fit into an idle connection's socket buffer, so they are flushed when written."""
+_WHOLE: Final = 16 * 1024
+"""Answers up to this size go to the client when they are complete. Servers write head and body one after the
+other: so the client costs one write, and an upstream that dies in between costs it nothing."""
 
 
 class Phase(Enum):
@@ -51,6 +54,9 @@ _IDLE: Final = Phase.IDLE
 _HEAD: Final = Phase.HEAD
 _BODY: Final = Phase.BODY
 _CLOSED: Final = Phase.CLOSED
+_CHUNKED: Final = Body.CHUNKED
+_LENGTH: Final = Body.LENGTH
+_NONE: Final = Body.NONE
 
 
 def _both(first: Callable[[bytes], None], second: Callable[[bytes], None]) -> Callable[[bytes], None]:
@@ -136,9 +142,12 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._meters.upstream_received += len(data)
         phase = self._phase
         if phase is _HEAD:
+            if self._held:
+                data = self._held + data
+                self._held = b""
             recall = self._recall
-            if not self._held and (data.startswith(recall.head) or recall.match(data)):
-                # The short way, for an answer like the one before that came in one read.
+            if data.startswith(recall.head) or recall.match(data):
+                # The short way, for an answer like the one before that is complete.
                 head = recall.verdict
                 exchange = self._exchange
                 end = recall.end
@@ -178,7 +187,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if exchange is None:
             return
         if phase is _HEAD:
-            exchange.no_answer(Refusal.RESET, answered=bool(self._held))
+            exchange.no_answer(Refusal.RESET)
         elif self._body is Body.CLOSE and exc is None:
             exchange.end(exchange.last_piece())
         else:
@@ -197,11 +206,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if exchange is None:
             return
         if phase is _HEAD:
-            waits = exchange.waits
-            late = waits.first_byte < waits.answer
-            exchange.no_answer(
-                Refusal.FIRST_BYTE_TIMEOUT if late else Refusal.REQUEST_TIMEOUT, answered=False
-            )
+            is_over = now >= exchange.started + exchange.waits.answer
+            exchange.no_answer(Refusal.REQUEST_TIMEOUT if is_over else Refusal.FIRST_BYTE_TIMEOUT)
         else:
             exchange.cut_off()
 
@@ -217,7 +223,6 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         """Send an exchange's request."""
         self._exchange = exchange
         self._phase = _HEAD
-        self._held = b""
         request = exchange.send(self)
         size = len(request)
         self._meters.upstream_sent += size
@@ -307,6 +312,16 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 return
             data = data[end:]
         body = head.body(exchange.method)
+        if (
+            body is _LENGTH
+            and len(data) - end < length <= _WHOLE
+            and exchange.is_kept_whole
+            and not head.event_stream
+        ):
+            self._held = data
+            if not exchange.is_detached:
+                self._plane.wheel.set(self, exchange.started + exchange.waits.answer)
+            return
         opening = exchange.open(head, values, body, length)
         if opening is None:
             self._held = data
@@ -342,48 +357,51 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         """Hand on what belongs to this answer: `opening` as it is, `data` as its framing says."""
         exchange = self._exchange
         assert exchange is not None
-        match self._body:
-            case Body.LENGTH:
-                left = self._left = self._left - len(data)
-                if left < 0:
-                    data = data[:left]
-                    self._reusable = False
-                if self._watch is not None:
-                    self._watch(data)
-                if left <= 0:
-                    self._finish(opening + data)
-                    return
-            case Body.CHUNKED:
-                reader = self._reader
-                assert reader is not None
-                try:
-                    data = reader.feed(data)
-                except ChunkError:
-                    self.abandon()
-                    if opening:  # The client has nothing of this answer yet, so it can have a better one.
-                        exchange.no_answer(Refusal.BAD_RESPONSE, answered=True)
-                    else:
-                        exchange.cut_off()
-                    return
-                if reader.done:
-                    self._reader = None
-                    self._reusable = self._reusable and not reader.excess
-                    self._finish(opening + data)
-                    return
-            case Body.NONE:
-                self._reusable = self._reusable and not data
-                self._finish(opening)
+        body = self._body
+        if body is _CHUNKED:
+            reader = self._reader
+            assert reader is not None
+            try:
+                data = reader.feed(data)
+            except ChunkError:
+                self.abandon()
+                if opening:  # The client has nothing of this answer yet, so it can have a better one.
+                    exchange.no_answer(Refusal.BAD_RESPONSE)
+                else:
+                    exchange.cut_off()
                 return
-            case Body.CLOSE:
-                if self._watch is not None:
-                    self._watch(data)
-                data = exchange.frame(data)
+            if reader.done:
+                self._reader = None
+                self._reusable = self._reusable and not reader.excess
+                self._finish(opening + data)
+                return
+        elif body is _LENGTH:
+            left = self._left = self._left - len(data)
+            if left < 0:
+                data = data[:left]
+                self._reusable = False
+            if self._watch is not None:
+                self._watch(data)
+            if left <= 0:
+                self._finish(opening + data)
+                return
+        elif body is _NONE:
+            self._reusable = self._reusable and not data
+            self._finish(opening)
+            return
+        else:
+            if self._watch is not None:
+                self._watch(data)
+            data = exchange.frame(data)
         if opening or data:
-            exchange.write(opening + data)
+            exchange.write(opening + data if opening else data)
         if self._boundary is not None:
+            plane = self._plane
             # The wheel's own time may be a tick old; a comment that much early does no harm.
-            self.deadline = min(self._limit, self._plane.wheel.now + QUIET_TIME)
-            if self._plane.draining:
+            deadline = plane.wheel.now + QUIET_TIME
+            limit = self._limit
+            self.deadline = deadline if deadline < limit else limit  # noqa: FURB136 (half the cost)
+            if plane.draining:
                 exchange.end_stream()
 
     def _finish(self, rest: bytes) -> None:
@@ -396,9 +414,14 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             self.resume()
         # A response that ends before its request was flushed leaves request bytes behind on the connection.
         flushed = not self._large or not self._transport.get_write_buffer_size()
-        if self._reusable and flushed and self._idle_timeout > 0 and not self._plane.draining:
+        plane = self._plane
+        if self._reusable and flushed and self._idle_timeout > 0 and not plane.draining:
             if self._pool.keeps(self):
-                self._rest()
+                # As `_rest`, without the call: this is at the end of every exchange.
+                self._phase = _IDLE
+                self.deadline = deadline = plane.wheel.now + self._idle_timeout
+                if deadline < self.filed:
+                    plane.wheel.file(self)
         else:
             self._phase = _CLOSED
             self.deadline = inf
@@ -414,4 +437,4 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         exchange = self._exchange
         self.abandon()
         assert exchange is not None
-        exchange.no_answer(Refusal.BAD_RESPONSE, answered=True)
+        exchange.no_answer(Refusal.BAD_RESPONSE)

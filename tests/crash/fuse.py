@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import traceback
-from collections.abc import Callable
 from typing import Any
 
 from shadowcat.shm.sessions.table import SessionTable
@@ -74,21 +72,6 @@ class Wired:
 
 def slots_of(holder: object) -> list[str]:
     return [name for kind in type(holder).__mro__ for name in getattr(kind, "__slots__", ())]
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Run `work` in a forked process; its pid. Status 0: it came to its end."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:  # noqa: BLE001 - whatever it is, it is shown, and ends the child
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return pid
 
 
 def was_killed(pid: int) -> bool:

@@ -14,8 +14,9 @@ from shadowcat.shm.locks import LockBusyError
 from shadowcat.shm.sessions.ids import ID_CHARS
 from shadowcat.shm.sessions.table import SessionTable
 from shadowcat.shm.shared import worker_number
+from tests.children import in_child
 from tests.crash.conftest import LONG, WORKERS, Host, check_whole, one_more, record, same_story, seed
-from tests.crash.fuse import Fuse, in_child, was_killed
+from tests.crash.fuse import Fuse, was_killed
 from tests.crash.history import BUSY, FOREVER, GONE, Life, Log, Operation, lives, read_log
 
 KILLS = 240

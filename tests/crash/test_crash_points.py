@@ -11,8 +11,9 @@ import pytest
 
 from shadowcat.shm.locks import LockBusyError
 from shadowcat.shm.sessions.table import Session, SessionTable
+from tests.children import in_child
 from tests.crash.conftest import FIRST, LONG, SECOND, Host, check_whole, one_more, record, same_story
-from tests.crash.fuse import Fuse, in_child, was_killed
+from tests.crash.fuse import Fuse, was_killed
 
 INLINE, APART = b'{"short":1}', b'{"long":"' + b"x" * 2000 + b'"}'
 MOST_STORES = 200

@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from shadowcat.testing.raw_client import RawClient, Response
 from tests.e2e.harness import Shadowcat
-from tests.e2e.traffic import JSON_AND_SSE, LEGACY_VERSION, Address, Answer, Connection, legacy, request, tool
+from tests.e2e.traffic import (
+    JSON_AND_SSE,
+    LEGACY_VERSION,
+    Address,
+    Answer,
+    Clients,
+    Connection,
+    legacy,
+    opening,
+    request,
+    tool,
+)
 
 # The routes of `upstreams.routes_to`: answers come as one JSON object, or as a stream.
 PATH, SSE_PATH = "/mcp", "/sse"
@@ -28,15 +37,6 @@ def exchange(address: Address, data: bytes, method: str = "POST") -> Response:
     with RawClient(address[1], timeout=20) as client:
         client.send(data)
         return client.read_response(method)
-
-
-def opening(capabilities: Mapping[str, Any] | None = None, version: str = LEGACY_VERSION) -> dict[str, Any]:
-    """The parameters of `initialize`."""
-    return {
-        "protocolVersion": version,
-        "capabilities": dict(capabilities or {}),
-        "clientInfo": {"name": "test", "version": "1"},
-    }
 
 
 def initialize(
@@ -146,9 +146,7 @@ class Stream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -202,7 +200,7 @@ class Miss(NamedTuple):
     """The client's port; 0 without a connection."""
 
 
-class SessionTraffic:
+class SessionTraffic(Clients):
     """Clients in sessions, on a thread of their own, until stopped. Every request takes a fresh connection.
 
     Some clients share `kept` long sessions, asking in turn for a list (which may be sent to an upstream
@@ -226,27 +224,18 @@ class SessionTraffic:
         churning: int = 0,
         pace: float = 0.0,
     ) -> None:
+        super().__init__()
         self._address = cat.address
         self._path = path
         self._churning = churning
         self._clients = clients
         self._pace = pace
-        self._end = False
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self.sessions = [Session.open(cat.address, path) for _ in range(kept)]
         self.homes = {session.id: [session.whoami()] for session in self.sessions}
         """What `whoami` said in each session: when it was new, and then whatever else it said."""
         self.answered = Counter[str]()
         """Right answers by JSON-RPC or HTTP method."""
         self.misses: list[Miss] = []
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end = True
-        self._thread.join()
 
     @property
     def total(self) -> int:

@@ -18,6 +18,7 @@ from shadowcat.testing.mock_mcp.client import MockProcess
 from shadowcat.testing.raw_client import RawClient
 from tests.e2e.harness import COMMAND, Shadowcat, eventually, post
 from tests.e2e.traffic import Message, initialize, legacy, request, tool
+from tests.e2e.upstreams import header
 
 BODY_LIMIT = 2048
 GOOD = tool("echo", {"text": "x"}).wire("/mcp")
@@ -39,10 +40,6 @@ def cat(mock: MockProcess) -> Iterator[Shadowcat]:
 @pytest.fixture(autouse=True)
 def _fresh(mock: MockProcess) -> None:
     mock.control.clear()
-
-
-def header(captured: dict[str, Any], name: str) -> str | None:
-    return next((value for key, value in captured["headers"] if key.lower() == name), None)
 
 
 # Start and stop

@@ -13,16 +13,9 @@ import pytest
 
 from tests.e2e.harness import COMMAND, Shadowcat, eventually
 from tests.e2e.sessions import PATH, Session
-from tests.e2e.upstreams import Upstream, header, routes_to, running
+from tests.e2e.upstreams import Upstream, header, routes_to
 
 CAPACITY = 500
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[tuple[Upstream, Upstream]]:
-    one, two = Upstream("one"), Upstream("two")
-    with running(one, two):
-        yield one, two
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import pytest
 
 from shadowcat.testing.raw_client import RawClient
 from tests.e2e.harness import Shadowcat, eventually
-from tests.e2e.sessions import PATH, Session, initialize, opening, whoami_in
-from tests.e2e.traffic import legacy, modern, samples
+from tests.e2e.sessions import PATH, Session, initialize, whoami_in
+from tests.e2e.traffic import legacy, modern, opening, samples
 from tests.e2e.upstreams import Upstream, header, routes_to
 
 WORKERS = 4

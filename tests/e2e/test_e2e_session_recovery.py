@@ -17,24 +17,13 @@ from tests.e2e.harness import Shadowcat, eventually
 from tests.e2e.sdk import LEGACY, session
 from tests.e2e.sessions import PATH, SSE_PATH, Session, SessionTraffic, Stream
 from tests.e2e.traffic import samples
-from tests.e2e.upstreams import Upstream, routes_to, running
+from tests.e2e.upstreams import Upstream, routes_to
+
+pytestmark = pytest.mark.usefixtures("fresh")
 
 WORKERS = 4
 WAIT, HASTY_WAIT = 3.0, 0.3
 CHANGED = "notifications/tools/list_changed"
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[tuple[Upstream, Upstream]]:
-    one, two = Upstream("one"), Upstream("two")
-    with running(one, two):
-        yield one, two
-
-
-@pytest.fixture(autouse=True)
-def _fresh(pair: tuple[Upstream, Upstream]) -> None:
-    for upstream in pair:
-        upstream.control.clear()
 
 
 def in_front_of(pair: tuple[Upstream, Upstream], workers: int, **sessions: Any) -> Shadowcat:

@@ -15,17 +15,12 @@ from tests.e2e.harness import Shadowcat, eventually
 from tests.e2e.sdk import CALLBACKS, LEGACY, session, text_of, without_keep_alive
 from tests.e2e.sessions import PATH, SSE_PATH, Session, Stream
 from tests.e2e.traffic import client_ports
-from tests.e2e.upstreams import Upstream, header, routes_to, running
+from tests.e2e.upstreams import Upstream, header, routes_to
+
+pytestmark = pytest.mark.usefixtures("fresh")
 
 WORKERS = 4
 CHANGED = "notifications/tools/list_changed"
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[tuple[Upstream, Upstream]]:
-    one, two = Upstream("one"), Upstream("two")
-    with running(one, two):
-        yield one, two
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +28,6 @@ def cat(pair: tuple[Upstream, Upstream]) -> Iterator[Shadowcat]:
     routes = routes_to(*pair)
     with Shadowcat({"workers": WORKERS, "routes": routes}) as running_cat:
         yield running_cat
-
-
-@pytest.fixture(autouse=True)
-def _fresh(pair: tuple[Upstream, Upstream]) -> None:
-    for upstream in pair:
-        upstream.control.clear()
 
 
 def home_of(one: Session, pair: tuple[Upstream, Upstream]) -> Upstream:

@@ -19,21 +19,15 @@ from tests.e2e.sessions import (
     SessionTraffic,
     exchange,
     initialize,
-    opening,
     whoami_in,
 )
-from tests.e2e.traffic import JSON_AND_SSE, client_ports, legacy, modern, request, samples
+from tests.e2e.traffic import JSON_AND_SSE, client_ports, legacy, modern, opening, request, samples
 from tests.e2e.upstreams import Upstream, header, routes_to, running
+
+pytestmark = pytest.mark.usefixtures("fresh")
 
 WORKERS = 4
 INVENTED = "Zm9vYmFyYmF6Zm9vYmFyYmF6Zm9v"  # well formed
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[tuple[Upstream, Upstream]]:
-    one, two = Upstream("one"), Upstream("two")
-    with running(one, two):
-        yield one, two
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +44,9 @@ def cat(pair: tuple[Upstream, Upstream], stateless: tuple[Upstream, Upstream]) -
         yield running_cat
 
 
-@pytest.fixture(autouse=True)
-def _fresh(pair: tuple[Upstream, Upstream], stateless: tuple[Upstream, Upstream]) -> None:
-    for upstream in (*pair, *stateless):
+@pytest.fixture
+def fresh(fresh: None, stateless: tuple[Upstream, Upstream]) -> None:
+    for upstream in stateless:
         upstream.control.clear()
 
 

@@ -16,6 +16,7 @@ from mcp_types import PromptReference, TextResourceContents
 from shadowcat.testing.mock_mcp.client import MockProcess
 from tests.e2e.harness import Shadowcat, eventually
 from tests.e2e.sdk import CALLBACKS, ERAS, KINDS, LEGACY, MODERN, PlainServer, run, session, text_of
+from tests.e2e.upstreams import header
 
 TOOLS = {"echo", "add", "slow", "stream", "error", "big", "whoami", "ask", "sample", "roots"}
 TOOLS |= {"announce", "reconnect"}
@@ -55,10 +56,6 @@ def seen(mock: MockProcess, **conditions: Any) -> list[dict[str, Any]]:
         for request in mock.control.requests()
         if all(request[key] == value for key, value in conditions.items())
     ]
-
-
-def header(request: dict[str, Any], name: str) -> str | None:
-    return next((value for key, value in request["headers"] if key.lower() == name), None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from tests.e2e.harness import Shadowcat, eventually, post
+from tests.e2e.sessions import initialize
 from tests.e2e.traffic import modern
 
 CALL = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{}}}'
@@ -29,6 +30,8 @@ class Peer:
     def __init__(self, answer: bytes, content_type: str) -> None:
         self.requests: list[tuple[str, dict[str, list[str]], bytes]] = []
         self.status = 200
+        self.session: str | None = None
+        """The session id of its answers."""
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -41,6 +44,8 @@ class Peer:
                 self.requests.append((handler.path, fields, body))
                 handler.send_response(self.status)
                 handler.send_header("Content-Type", content_type)
+                if self.session is not None:
+                    handler.send_header("Mcp-Session-Id", self.session)
                 handler.send_header("Content-Length", str(len(answer)))
                 handler.end_headers()
                 handler.wfile.write(answer)
@@ -117,13 +122,16 @@ def contexts(upstream: Peer) -> list[tuple[list[str], list[str]]]:
 
 def test_a_span_stands_between_client_and_upstream(upstream, collector):
     with run(upstream, traced(collector)) as cat:
-        secrets = {"Mcp-Session-Id": "secret", "Authorization": "Bearer secret", "User-Agent": "agent/1"}
+        upstream.session = "upstream-secret"
+        session = initialize(cat.address).header("mcp-session-id")
+        assert session is not None
+        secrets = {"Mcp-Session-Id": session, "Authorization": "Bearer secret", "User-Agent": "agent/1"}
         trace = {"traceparent": SAMPLED, "tracestate": "v=1"}
         assert post(cat.address, "/mcp/x?key=secret", CALL, **trace, **secrets)[0] == 200
-        (span,) = eventually(lambda: spans(collector))
+        (span,) = (span for span in _wait(collector, 2) if span.name != "initialize")
         port = cat.address[1]
     assert (span.trace_id.hex(), span.parent_span_id.hex(), span.trace_state) == (TRACE, CALLER, "v=1")
-    ((traceparents, states),) = contexts(upstream)
+    _, (traceparents, states) = contexts(upstream)
     assert states == ["v=1"]
     (traceparent,) = traceparents
     assert traceparent.startswith(f"00-{TRACE}-{span.span_id.hex()}-")
@@ -153,7 +161,9 @@ def test_a_span_stands_between_client_and_upstream(upstream, collector):
     (export, *_) = exports(collector)
     resource = plain(export.resource_spans[0].resource.attributes)
     assert (resource["service.name"], resource["shadowcat.worker"]) == ("shadowcat", 0)
-    assert b"secret" not in b"".join(body for _, _, body in collector.requests)
+    told = b"".join(body for _, _, body in collector.requests)
+    assert b"secret" not in told
+    assert session.encode() not in told
     assert collector.requests[0][0] == "/v1/traces"
 
 

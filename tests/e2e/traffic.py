@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import json
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import psutil
 
@@ -75,11 +76,18 @@ def legacy(method: str, params: Mapping[str, Any], session: str | None = None, r
     return Message(headers, json.dumps(document).encode())
 
 
+def opening(capabilities: Mapping[str, Any] | None = None, version: str = LEGACY_VERSION) -> dict[str, Any]:
+    """The parameters of `initialize`."""
+    return {
+        "protocolVersion": version,
+        "capabilities": dict(capabilities or {}),
+        "clientInfo": {"name": "test", "version": "1"},
+    }
+
+
 def initialize(rpc_id: Any = 1) -> Message:
     """The first request of a session."""
-    client = {"name": "test", "version": "1"}
-    params = {"protocolVersion": LEGACY_VERSION, "capabilities": {}, "clientInfo": client}
-    return legacy("initialize", params, rpc_id=rpc_id)
+    return legacy("initialize", opening(), rpc_id=rpc_id)
 
 
 def tool(name: str, arguments: Mapping[str, Any], rpc_id: Any = 1, session: str | None = None) -> Message:
@@ -142,6 +150,26 @@ class Connection:
         return (await self._reader.readexactly(size + 2))[:-2]
 
 
+class Clients(ABC):
+    """Clients on a thread of their own, until stopped. A context manager."""
+
+    def __init__(self) -> None:
+        self._end = False
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end = True
+        self._thread.join()
+
+    @abstractmethod
+    async def _run(self) -> None:
+        """Be all of them until `_end` is set."""
+
+
 class Failure(NamedTuple):
     """A request that got no answer, or a wrong one, and the client's port of its connection."""
 
@@ -149,30 +177,21 @@ class Failure(NamedTuple):
     port: int
 
 
-class Traffic:
-    """Clients over kept connections and over fresh ones, on a thread of their own, until stopped or refused.
+class Traffic(Clients):
+    """Clients over kept connections and over fresh ones, until stopped or refused.
 
     The upstream must echo bodies. Every request has the same JSON-RPC id and a text of its own.
     """
 
     def __init__(self, address: Address, path: str = "/mcp", *, kept: int = 12, fresh: int = 4) -> None:
+        super().__init__()
         self._address = address
         self._path = path
         self._clients = [True] * kept + [False] * fresh
-        self._end = False
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self._sent = 0
         self.outcomes: Counter[str] = Counter()
         """"answered", "refused" (the connection), "lost" and "wrong" by number."""
         self.failures: list[Failure] = []
-
-    def __enter__(self) -> Traffic:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end = True
-        self._thread.join()
 
     @property
     def answered(self) -> int:

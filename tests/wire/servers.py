@@ -18,6 +18,9 @@ OFFERS: Final[dict[str, Any]] = {
 HOSTS: Final = ("a.example:3001", "b.example:3001")
 UNKNOWN: Final = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32001,"message":"?"}}'
 LIST: Final = message("tools/list")
+TOOL: Final = message("tools/call")
+RECOVERED: Final = ["tools/list", "initialize", "notifications/initialized", "tools/list"]
+"""What is asked for where a list finds its session lost and brings it back."""
 
 
 def call(method: str, **params: Any) -> bytes:
@@ -141,9 +144,7 @@ class Servers:
             self.sessions[name] = seen.host
             return answer(self.result(seen.message["id"]), name)
         if self.sessions.get(seen.session or "") != seen.host:
-            return answer(
-                b'{"jsonrpc":"2.0","id":null,"error":{"code":-32001,"message":"?"}}', status="404 No"
-            )
+            return answer(UNKNOWN, status="404 No")
         if seen.method in self.answers:
             return self.answers[seen.method]
         if seen.http_method == "DELETE":
@@ -191,6 +192,13 @@ class Servers:
             assert self.ask(post(body, named(session), path=path)).status == 202
         self.seen.clear()
         return session
+
+    def recovering(self, body: bytes = LIST) -> tuple[str, Peer]:
+        """A lost session whose new `initialize` waits for its answer, and the client that asked for more."""
+        session = self.open()
+        self.forget()
+        self.silent = {"initialize"}
+        return session, self.tell(in_session(session, body))
 
     def ping(self, session: str, client: Peer | None = None) -> Got:
         """Use a session."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import NamedTuple
 
 from shadowcat.proxy.assembly import assemble
@@ -33,6 +34,9 @@ OPENS_STREAM = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nMcp-Session-Id: %b\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
+
+UNKNOWN = "A" * 28
+"""Well formed, and nobody's."""
 
 Field = tuple[str, str]
 
@@ -106,6 +110,21 @@ def open_session(proxy: Stage, upstream_id: str = "up-1", version: str = VERSION
     assert session is not None
     assert session != upstream_id
     return session
+
+
+def half_open(proxy: Stage, client: Peer) -> str:
+    """Begin to open a session, as far as the head of a stream; its id."""
+    proxy.tell(client, post(INITIALIZE))
+    (upstream,) = proxy.upstreams
+    upstream.take()
+    upstream.send(OPENS_STREAM % b"up-1")
+    return id_in(client.take())
+
+
+def id_in(received: bytes) -> str:
+    """The session id in what a client has got, whole or not."""
+    (found,) = re.findall(rb"Mcp-Session-Id: (.*)\r\n", received)
+    return found.decode()
 
 
 def refusal(proxy: Stage, sent: bytes, *, peer: str = HERE) -> Got:

@@ -25,11 +25,19 @@ LOOK: Final = 1.2
 
 
 @contextmanager
-def pair(**options: Any) -> Iterator[tuple[Stage, DataPlane]]:
-    """Two workers; checks that they forget all streams, and that nothing fails in their loop."""
+def alone(**options: Any) -> Iterator[Stage]:
+    """One worker; checks that nothing fails in its loop."""
     errors: list[object] = []
-    with stage(workers=2, **options) as proxy:
+    with stage(**options) as proxy:
         proxy.loop.set_exception_handler(lambda _, context: errors.append(context))
+        yield proxy
+    assert errors == []
+
+
+@contextmanager
+def pair(**options: Any) -> Iterator[tuple[Stage, DataPlane]]:
+    """Two workers; checks that they forget all streams, too."""
+    with alone(workers=2, **options) as proxy:
         other = sibling(proxy)
         other.start()
         proxy.advance(0.3)  # The next look at what is open comes a second after the first.
@@ -39,7 +47,6 @@ def pair(**options: Any) -> Iterator[tuple[Stage, DataPlane]]:
         proxy.settle()
         other.stop()
         assert proxy.plane.streams._carried == other.streams._carried == {}
-    assert errors == []
 
 
 def deliver(proxy: Stage, other: DataPlane) -> None:

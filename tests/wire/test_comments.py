@@ -109,7 +109,7 @@ def test_a_chunk_of_which_nothing_was_handed_on_is_no_obstacle(held: bytes, rest
         (STREAM.replace(b"text/event-stream", b"text/plain"), EVENT),
         (
             STREAM.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n"),
-            chunk(gzip.compress(b"") + b"\n\n"),
+            chunk(gzip.compress(b"", mtime=0) + b"\n\n"),
         ),
         (STREAM.replace(b"Transfer-Encoding: chunked", b"Content-Length: 100"), b"data: {}\n\n"),
         (CLOSING.replace(b"text/event-stream", b"application/json"), b"{}\n\n"),
@@ -193,12 +193,11 @@ def test_the_next_answer_on_the_connection_is_left_alone() -> None:
         client, upstream = streaming(proxy, STREAM + EVENT + LAST, sent=post())
         proxy.tell(client, post())
         upstream.send(OK[:-1])
-        client.take()
         proxy.advance(60)
         assert client.take() == b""
         upstream.send(OK[-1:])
         proxy.advance(60)
-        assert client.take() == OK[-1:]
+        assert client.take() == OK
         assert len(proxy.upstreams) == 1
 
 

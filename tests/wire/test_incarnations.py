@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,33 +10,10 @@ from shadowcat.mcp.server_requests import digest_of
 from shadowcat.proxy.plane import DataPlane
 from shadowcat.testing.loopback import Peer
 
-from .servers import LIST, Servers, call, reply
+from .servers import LIST, TOOL, Servers, call, reply
 from .sessions import answer, caller_at, event, in_session, named, slot_of
-from .stage import STREAM, Stage, bare, chunk, message, split
-from .streams import LAST, pair
-
-TOOL = message("tools/call")
-
-
-@pytest.fixture
-def both() -> Iterator[tuple[Stage, DataPlane]]:
-    with pair(upstreams=2) as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(both: tuple[Stage, DataPlane]) -> Stage:
-    return both[0]
-
-
-@pytest.fixture
-def other(both: tuple[Stage, DataPlane]) -> DataPlane:
-    return both[1]
-
-
-@pytest.fixture
-def servers(proxy: Stage) -> Servers:
-    return Servers(proxy)
+from .stage import STREAM, Stage, bare, chunk, split
+from .streams import LAST
 
 
 def question(number: object) -> bytes:

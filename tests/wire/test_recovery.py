@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
-from .servers import LIST, Servers, call, counted, is_over, note, opening, reply
-from .sessions import INITIALIZE, NOTE, OPENS_STREAM, REFUSED, VERSION, answer, event, in_session, named
-from .stage import MODERN, STREAM, Stage, bare, chunk, message, post, stage
-
-RECOVERED = ["tools/list", "initialize", "notifications/initialized", "tools/list"]
-TOOL = message("tools/call")
+from .servers import LIST, RECOVERED, TOOL, Servers, call, counted, is_over, note, opening, reply
+from .sessions import NOTE, OPENS_STREAM, REFUSED, VERSION, answer, event, half_open, in_session, named
+from .stage import MODERN, STREAM, Stage, bare, chunk, post
 
 
 @pytest.fixture
-def proxy() -> Iterator[Stage]:
-    with stage(upstreams=2, timeouts={"first_byte": 10}) as running:
-        errors: list[object] = []
-        running.loop.set_exception_handler(lambda _, context: errors.append(context))
-        yield running
-    assert errors == []
-
-
-@pytest.fixture
-def servers(proxy: Stage) -> Servers:
-    return Servers(proxy)
+def proxy(single: Stage) -> Stage:
+    return single
 
 
 # How a session is brought back.
@@ -156,10 +143,7 @@ def test_the_new_session_is_opened_where_and_how_the_client_does_it(servers: Ser
 
 
 def test_a_result_in_a_stream_that_stays_open(servers: Servers) -> None:
-    session = servers.open()
-    servers.forget()
-    servers.silent = {"initialize"}
-    client = servers.tell(in_session(session, LIST))
+    _, client = servers.recovering()
     ((upstream, seen),) = servers.pending
     servers.silent.clear()
     assert seen.host is not None
@@ -262,13 +246,7 @@ def test_a_server_that_is_just_dying(servers: Servers, is_dead: bool) -> None:
 
 
 def test_a_session_that_is_not_open_yet_is_not_lost(servers: Servers, proxy: Stage) -> None:
-    client = proxy.caller()
-    proxy.tell(client, post(INITIALIZE))
-    (upstream,) = proxy.upstreams
-    upstream.take()
-    upstream.send(OPENS_STREAM % b"up-1")
-    session = client.take().split(b"Mcp-Session-Id: ")[1].split(b"\r\n")[0].decode()
-    got = servers.ping(session)
+    got = servers.ping(half_open(proxy, proxy.caller()))
     assert (got.status, json.loads(got.body)["error"]["code"]) == (404, -32001)
     assert servers.methods() == ["tools/list"]
 

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from .servers import HOSTS, LIST, OFFERS, Servers, call, counted, is_over, lose
+from .servers import HOSTS, LIST, OFFERS, RECOVERED, TOOL, Servers, call, counted, is_over, lose
 from .sessions import REFUSED, answer, in_session
-from .stage import Stage, message, stage
-
-RECOVERED = ["tools/list", "initialize", "notifications/initialized", "tools/list"]
-TOOL = message("tools/call")
+from .stage import Stage, stage
 
 
 @pytest.fixture
-def proxy() -> Iterator[Stage]:
-    with stage(upstreams=2, timeouts={"first_byte": 10}) as running:
-        errors: list[object] = []
-        running.loop.set_exception_handler(lambda _, context: errors.append(context))
-        yield running
-    assert errors == []
-
-
-@pytest.fixture
-def servers(proxy: Stage) -> Servers:
-    return Servers(proxy)
+def proxy(single: Stage) -> Stage:
+    return single
 
 
 def unlike(servers: Servers) -> None:
@@ -112,10 +98,7 @@ def test_an_upstream_that_cannot_now_is_passed_over(servers: Servers, status: st
 
 
 def test_an_opening_that_takes_too_long(proxy: Stage, servers: Servers) -> None:
-    session = servers.open()
-    servers.forget()
-    servers.silent = {"initialize"}
-    client = servers.tell(in_session(session, TOOL))
+    session, client = servers.recovering(TOOL)
     servers.advance(13.8)
     assert client.take() == b""
     servers.advance(0.5)
@@ -125,10 +108,7 @@ def test_an_opening_that_takes_too_long(proxy: Stage, servers: Servers) -> None:
 
 
 def test_a_request_waits_no_longer_than_for_an_answer(servers: Servers) -> None:
-    session = servers.open()
-    servers.forget()
-    servers.silent = {"initialize"}
-    client = servers.tell(in_session(session, LIST))
+    _, client = servers.recovering()
     servers.advance(9.8)
     assert client.take() == b""
     servers.advance(0.5)
@@ -209,10 +189,7 @@ def test_subscriptions_too_many_to_be_kept(servers: Servers) -> None:
 
 
 def test_a_delete_of_a_session_that_is_being_brought_back(servers: Servers, proxy: Stage) -> None:
-    session = servers.open()
-    servers.forget()
-    servers.silent = {"initialize"}
-    client = servers.tell(in_session(session, LIST))
+    session, client = servers.recovering()
     assert servers.delete(session).status == 404
     servers.silent.clear()
     ((upstream, seen),) = servers.pending
@@ -224,10 +201,7 @@ def test_a_delete_of_a_session_that_is_being_brought_back(servers: Servers, prox
 
 
 def test_the_worker_stops_while_it_brings_a_session_back(servers: Servers, proxy: Stage) -> None:
-    session = servers.open()
-    servers.forget()
-    servers.silent = {"initialize"}
-    servers.tell(in_session(session, LIST))
+    servers.recovering()
     ((upstream, _),) = servers.pending
     proxy.plane.abort()
     servers.run()

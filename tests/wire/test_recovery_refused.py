@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from .servers import HOSTS, LIST, Servers, counted, lose, note, reply
+from .servers import HOSTS, LIST, RECOVERED, TOOL, Servers, counted, lose, note, reply
 from .sessions import in_session
-from .stage import Stage, message, stage
-
-RECOVERED = ["tools/list", "initialize", "notifications/initialized", "tools/list"]
-TOOL = message("tools/call")
+from .stage import Stage
 
 
 @pytest.fixture
-def proxy() -> Iterator[Stage]:
-    with stage(upstreams=2, timeouts={"first_byte": 10}) as running:
-        errors: list[object] = []
-        running.loop.set_exception_handler(lambda _, context: errors.append(context))
-        yield running
-    assert errors == []
-
-
-@pytest.fixture
-def servers(proxy: Stage) -> Servers:
-    return Servers(proxy)
+def proxy(single: Stage) -> Stage:
+    return single
 
 
 def test_an_upstream_that_comes_back_has_its_sessions(proxy: Stage, servers: Servers) -> None:

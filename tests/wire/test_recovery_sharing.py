@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from msgspec.structs import replace
 
@@ -13,34 +11,12 @@ from shadowcat.proxy.recovery import Recoveries
 from shadowcat.shm.shared import worker_number
 from shadowcat.testing.loopback import Peer
 
-from .servers import HOSTS, LIST, Servers, note
+from .servers import HOSTS, LIST, TOOL, Servers, note
 from .sessions import caller_at, in_session, named, slot_of
-from .stage import STREAM, Stage, bare, chunk, message, split
-from .streams import deliver, lose_mail, pair
+from .stage import STREAM, Stage, bare, chunk, split
+from .streams import deliver, lose_mail
 
-TOOL = message("tools/call")
 MINE, THEIRS = worker_number(0), worker_number(1)
-
-
-@pytest.fixture
-def both() -> Iterator[tuple[Stage, DataPlane]]:
-    with pair(upstreams=2, timeouts={"first_byte": 10}) as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(both: tuple[Stage, DataPlane]) -> Stage:
-    return both[0]
-
-
-@pytest.fixture
-def other(both: tuple[Stage, DataPlane]) -> DataPlane:
-    return both[1]
-
-
-@pytest.fixture
-def servers(proxy: Stage) -> Servers:
-    return Servers(proxy)
 
 
 def now_ns(proxy: Stage) -> int:

@@ -168,14 +168,48 @@ def test_a_read_is_not_sent_a_third_time() -> None:
 @pytest.mark.parametrize(
     "part", [b"H", b"HTTP/1.1 200 OK\r\nContent-", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"]
 )
-def test_a_read_whose_answer_has_begun_is_not_repeated(part: bytes) -> None:
+def test_a_read_is_repeated_while_its_client_has_nothing_of_the_answer(part: bytes) -> None:
+    with stage() as proxy:
+        client = started(proxy, LIST)
+        proxy.upstreams[0].send(part)
+        proxy.upstreams[0].reset()
+        proxy.settle()
+        assert hosts(proxy) == "aa"
+        assert client.take() == b""
+        proxy.upstreams[1].send(OK)
+        assert client.take() == OK
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 5\r\n\r\n",
+    ],
+)
+def test_a_read_whose_client_has_a_part_of_the_answer_is_not_repeated(part: bytes) -> None:
     with stage() as proxy:
         client = started(proxy, LIST)
         proxy.upstreams[0].send(part)
         proxy.upstreams[0].reset()
         proxy.settle()
         assert hosts(proxy) == "a"
-        assert client.take().startswith(b"HTTP/1.1 502 " if b"\r\n\r\n" not in part else part[:12])
+        assert client.take().startswith(part[:12])
+        assert client.ending == "closed"
+
+
+@pytest.mark.parametrize("method", [method for method in WRITES if method != "initialize"])
+def test_a_write_is_not_repeated_though_its_client_has_nothing(method: str) -> None:
+    with stage() as proxy:
+        client = started(proxy, post(message(method)))
+        proxy.upstreams[0].send(OK[:-1])
+        assert client.take() == b""
+        proxy.upstreams[0].reset()
+        proxy.settle()
+        assert hosts(proxy) == "a"
+        (got,) = split(client.take())
+        assert (got.status, got.code) == (502, -32603)
 
 
 @pytest.mark.parametrize("method", WRITES)

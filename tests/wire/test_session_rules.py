@@ -8,6 +8,7 @@ from .sessions import (
     INITIALIZE,
     NOTE,
     PING,
+    UNKNOWN,
     VERSION,
     answer,
     in_session,
@@ -19,8 +20,6 @@ from .sessions import (
     turn,
 )  # fmt: skip
 from .stage import MODERN, bare, message, post, stage
-
-UNKNOWN = "A" * 28
 
 # Requests without an id.
 

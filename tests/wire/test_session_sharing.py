@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -25,28 +25,15 @@ from .sessions import (
     named,
     open_session,
     result,
-    sibling,
     slot_of,
     turn,
 )  # fmt: skip
-from .stage import Got, Stage, bare, post, split, stage
+from .stage import Got, Stage, bare, post, split
 
 
 @pytest.fixture
-def proxy() -> Iterator[Stage]:
-    """A worker of two; the other one is `other`."""
-    with stage(workers=2, upstreams=2, sessions={"capacity": 8, "idle_timeout": 30}) as running:
-        yield running
-
-
-@pytest.fixture
-def other(proxy: Stage) -> Iterator[DataPlane]:
-    plane = sibling(proxy)
-    plane.start()
-    yield plane
-    plane.abort()
-    proxy.settle()
-    plane.stop()
+def options() -> dict[str, Any]:
+    return {"upstreams": 2, "sessions": {"capacity": 8, "idle_timeout": 30}}
 
 
 def lives_at(proxy: Stage, plane: DataPlane, session: str) -> bool:
@@ -142,6 +129,23 @@ def busy(client: Peer) -> Got:
     return got
 
 
+def opened_under_a_lock(proxy: Stage, other: DataPlane, body: bytes) -> tuple[str, Holder]:
+    """Let an `initialize` be answered with this; the lock is held when the end of the answer comes."""
+    client = proxy.caller()
+    proxy.tell(client, post(INITIALIZE))
+    (upstream,) = proxy.upstreams
+    upstream.take()
+    text = answer(body, "up-1")
+    upstream.send(text[:-1])
+    session = split(client.take() + text[-1:])[0].header("Mcp-Session-Id")
+    assert session is not None
+    holder = Holder(other, slot_of(proxy, session).slot)
+    upstream.send(text[-1:])
+    proxy.settle()
+    assert client.take() == text[-1:]
+    return session, holder
+
+
 def test_a_held_lock_does_not_hold_up_requests(proxy: Stage, other: DataPlane) -> None:
     session = open_session(proxy)
     holder = Holder(other, slot_of(proxy, session).slot)
@@ -207,18 +211,7 @@ def test_a_session_that_is_deleted_while_its_lock_is_held(
 
 
 def test_a_result_does_not_wait_for_a_lock(proxy: Stage, other: DataPlane) -> None:
-    client = proxy.caller()
-    proxy.tell(client, post(INITIALIZE))
-    (upstream,) = proxy.upstreams
-    upstream.take()
-    text = answer(result("2025-03-26"), "up-1")
-    upstream.send(text[:-1])
-    session = split(client.take() + text[-1:])[0].header("Mcp-Session-Id")
-    assert session is not None
-    holder = Holder(other, slot_of(proxy, session).slot)
-    upstream.send(text[-1:])
-    proxy.settle()
-    assert client.take() == text[-1:]
+    session, holder = opened_under_a_lock(proxy, other, result("2025-03-26"))
     assert lives(proxy, session)
     proxy.advance(1)
     holder.release()
@@ -228,18 +221,7 @@ def test_a_result_does_not_wait_for_a_lock(proxy: Stage, other: DataPlane) -> No
 
 
 def test_an_error_does_not_wait_for_a_lock(proxy: Stage, other: DataPlane) -> None:
-    client = proxy.caller()
-    proxy.tell(client, post(INITIALIZE))
-    (upstream,) = proxy.upstreams
-    upstream.take()
-    text = answer(REFUSED, "up-1")
-    upstream.send(text[:-1])
-    session = split(client.take() + text[-1:])[0].header("Mcp-Session-Id")
-    assert session is not None
-    holder = Holder(other, slot_of(proxy, session).slot)
-    upstream.send(text[-1:])
-    proxy.settle()
-    assert client.take() == text[-1:]
+    session, holder = opened_under_a_lock(proxy, other, REFUSED)
     assert farewells(proxy) == []
     holder.release()
     proxy.advance(0.1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from shadowcat.proxy.plane import DataPlane
+from shadowcat.proxy.wheel import TICK
 from shadowcat.shm.sessions.layout import INCARNATION
 from shadowcat.shm.shared import worker_number
 from shadowcat.testing.loopback import Peer
@@ -46,20 +47,8 @@ from .streams import (
 
 
 @pytest.fixture
-def both() -> Iterator[tuple[Stage, DataPlane]]:
-    with pair(sessions={"capacity": 8, "idle_timeout": 30}) as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(both: tuple[Stage, DataPlane]) -> Stage:
-    """A worker of two; the other one is `other`."""
-    return both[0]
-
-
-@pytest.fixture
-def other(both: tuple[Stage, DataPlane]) -> DataPlane:
-    return both[1]
+def options() -> dict[str, Any]:
+    return {"sessions": {"capacity": 8, "idle_timeout": 30}}
 
 
 # What the upstream says.
@@ -101,6 +90,7 @@ def test_a_conflict_that_stays_is_passed_on(proxy: Stage, last: str | None) -> N
     assert proxy.loop.time() - start < 3
     (got,) = split(client.take())
     assert (got.status, got.body, got.header("Mcp-Session-Id")) == (409, b"{}", session)
+    proxy.advance(TICK)
     assert proxy.answered("/mcp", 409) == 1
     assert turn(proxy, in_session(session), client=client).answer.status == 200
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -30,20 +30,8 @@ from .streams import (
 
 
 @pytest.fixture
-def both() -> Iterator[tuple[Stage, DataPlane]]:
-    with pair(sessions={"capacity": 8, "idle_timeout": 30}) as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(both: tuple[Stage, DataPlane]) -> Stage:
-    """A worker of two; the other one is `other`."""
-    return both[0]
-
-
-@pytest.fixture
-def other(both: tuple[Stage, DataPlane]) -> DataPlane:
-    return both[1]
+def options() -> dict[str, Any]:
+    return {"sessions": {"capacity": 8, "idle_timeout": 30}}
 
 
 # Taking over.

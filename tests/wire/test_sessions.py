@@ -8,6 +8,7 @@ import re
 import pytest
 
 from shadowcat.config.model import Route, Upstream
+from shadowcat.proxy.wheel import TICK
 
 from .sessions import (
     INITIALIZE,
@@ -15,10 +16,13 @@ from .sessions import (
     OPENS_STREAM,
     PING,
     REFUSED,
+    UNKNOWN,
     VERSION,
     answer,
     event,
     farewells,
+    half_open,
+    id_in,
     in_session,
     lives,
     named,
@@ -29,8 +33,6 @@ from .sessions import (
     turn,
 )
 from .stage import MODERN, OK, STREAM, Stage, bare, chunk, message, post, split, stage
-
-UNKNOWN = "A" * 28
 
 
 def started(proxy: Stage, *reads: bytes) -> str | None:
@@ -89,12 +91,7 @@ def test_the_answer_is_a_stream() -> None:
 def test_a_session_is_used_before_its_stream_has_ended() -> None:
     with stage() as proxy:
         client = proxy.caller()
-        proxy.tell(client, post(INITIALIZE))
-        proxy.upstreams[0].take()
-        proxy.upstreams[0].send(OPENS_STREAM % b"up-1")
-        found = re.search(rb"Mcp-Session-Id: (.*)\r\n", client.take())
-        assert found
-        session = found[1].decode()
+        session = half_open(proxy, client)
         # A ping from the server may have to be answered before the result is there.
         assert lives(proxy, session)
         proxy.upstreams[0].send(event(result()))
@@ -135,11 +132,10 @@ def test_an_answer_that_breaks_off_leaves_no_session() -> None:
         proxy.upstreams[0].send(answer(result(), "up-1")[:-1])
         proxy.upstreams[0].reset()
         proxy.settle()
-        found = re.search(rb"Mcp-Session-Id: (.*)\r\n", client.take())
-        assert found
+        session = id_in(client.take())
         assert client.ending == "closed"
         assert farewells(proxy) == [("a.example:3001", "up-1", None)]
-        assert not lives(proxy, found[1].decode())
+        assert not lives(proxy, session)
 
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "401 Unauthorized", "404 Not Found", "500 Oops"])
@@ -205,15 +201,11 @@ def test_a_client_that_leaves_before_the_answer_leaves_no_session() -> None:
 def test_a_client_that_leaves_between_head_and_result_keeps_its_session() -> None:
     with stage() as proxy:
         client = proxy.caller()
-        proxy.tell(client, post(INITIALIZE))
-        proxy.upstreams[0].take()
-        proxy.upstreams[0].send(OPENS_STREAM % b"up-1")
-        found = re.search(rb"Mcp-Session-Id: (.*)\r\n", client.take())
-        assert found
+        session = half_open(proxy, client)
         client.reset()
         proxy.upstreams[0].send(event(result()) + b"0\r\n\r\n")
         proxy.settle()
-        assert lives(proxy, found[1].decode())
+        assert lives(proxy, session)
 
 
 @pytest.mark.parametrize(
@@ -352,6 +344,7 @@ def test_an_unknown_session(session: str) -> None:
                 "error": {"code": -32600, "message": "no such session; initialize anew"},
             }
         assert proxy.metric("refusals_total", "session_unknown") == 9
+        proxy.advance(TICK)
         assert proxy.answered("/mcp", 404) == 9
 
 

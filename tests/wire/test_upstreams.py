@@ -90,7 +90,9 @@ def test_upstreams_take_turns(serve: Serve) -> None:
         assert got == got[:2] * 3
     for upstream in (a, b):
         name = f"127.0.0.1:{upstream.port}"
-        assert proxy.metric("upstream_requests_total", "/mcp", name) == 3
+        proxy.wait_until(
+            lambda name=name: proxy.metric("upstream_requests_total", "/mcp", name) == 3, "the metric"
+        )
 
 
 def test_one_upstream_down(serve: Serve) -> None:

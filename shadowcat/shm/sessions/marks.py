@@ -64,16 +64,13 @@ class Marks:
             LockBusyError: The slot is locked by another process.
         """
         at = session.base + STREAM
-        self._slots.lock(session.slot)
-        try:
+        with self._slots.held(session.slot):
             if not self._is_current(session):
                 return 0, 0, 0
             word = self._words[at]
             previous, generation = word & _PROCESS, word >> _PROCESS_BITS
             self._words[at] = generation + 1 << _PROCESS_BITS | process
             return previous, generation, generation + 1
-        finally:
-            self._slots.unlock(session.slot)
 
     def leave_stream(self, session: Session, process: int, generation: int) -> None:
         """Stop being the owner; does nothing if another stream has taken over.
@@ -85,12 +82,9 @@ class Marks:
         own = generation << _PROCESS_BITS | process
         if self._words[at] != own:
             return
-        self._slots.lock(session.slot)
-        try:
+        with self._slots.held(session.slot):
             if self._words[at] == own:
                 self._words[at] = generation << _PROCESS_BITS
-        finally:
-            self._slots.unlock(session.slot)
 
     # The recovery lease
 
@@ -109,8 +103,7 @@ class Marks:
             LockBusyError: The slot is locked by another process.
         """
         at = session.base + LEASE
-        self._slots.lock(session.slot)
-        try:
+        with self._slots.held(session.slot):
             if not self._is_current(session):
                 return False
             word = self._words[at]
@@ -118,8 +111,6 @@ class Marks:
                 return False
             self._words[at] = -(-deadline_ns // _US) << _PROCESS_BITS | process
             return True
-        finally:
-            self._slots.unlock(session.slot)
 
     def drop_lease(self, session: Session, process: int) -> None:
         """Give the lease back; does nothing if `process` has it no more.
@@ -130,12 +121,9 @@ class Marks:
         at = session.base + LEASE
         if self._words[at] & _PROCESS != process:
             return
-        self._slots.lock(session.slot)
-        try:
+        with self._slots.held(session.slot):
             if self._lives(session) and self._words[at] & _PROCESS == process:
                 self._words[at] = 0
-        finally:
-            self._slots.unlock(session.slot)
 
     # Requests of the server that await an answer of the client
 
@@ -152,8 +140,7 @@ class Marks:
         digest = digest or 1
         first = session.base + OUTSTANDING
         words = self._words
-        self._slots.lock(session.slot)
-        try:
+        with self._slots.held(session.slot):
             if not self._is_current(session):
                 return
             if words[session.base + TALLY] >> 1 != session.incarnation:
@@ -167,8 +154,6 @@ class Marks:
                 words[first + outstanding.index(0)] = digest
             else:
                 words[session.base + TALLY] |= _OVERFLOW
-        finally:
-            self._slots.unlock(session.slot)
 
     def answered(self, session: Session, digest: int) -> bool:
         """Take the client's answer to a request of the server.
@@ -183,8 +168,7 @@ class Marks:
         digest = digest or 1
         first = session.base + OUTSTANDING
         words = self._words
-        self._slots.lock(session.slot)
-        try:
+        with self._slots.held(session.slot):
             tally = words[session.base + TALLY]
             if not self._is_current(session) or tally >> 1 != session.incarnation:
                 return False
@@ -193,8 +177,6 @@ class Marks:
                 words[first + outstanding.index(digest)] = 0
                 return True
             return bool(tally & _OVERFLOW)
-        finally:
-            self._slots.unlock(session.slot)
 
     # Resumption of streams
 

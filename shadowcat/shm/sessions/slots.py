@@ -96,11 +96,8 @@ class Slots:
                     return (version, content) if length else None
                 if not version:
                     return None
-        self.lock(slot)  # mends it
-        try:
+        with self.held(slot):  # mends it
             return self.present(slot)
-        finally:
-            self.unlock(slot)
 
     def present(self, slot: int) -> Image | None:
         """The content of a slot that the caller has locked."""
@@ -132,6 +129,10 @@ class Slots:
         """Give the lock back."""
         self._journal[_LOCKED] = 0
         self._locks.release(self._offset + slot * SLOT)
+
+    def held(self, slot: int) -> Held:
+        """Hold the lock of a slot over a `with` block; see `lock`."""
+        return Held(self, slot)
 
     def write(self, slot: int, version: int, content: bytes) -> None:
         """Replace the content of a locked slot; after a crash either the old or the new one is there.
@@ -210,3 +211,20 @@ class Slots:
 
     def _words_of(self, process: int) -> memoryview:
         return self._journals[process * JOURNAL : process * JOURNAL + JOURNAL_WORDS * 8].cast("Q")
+
+
+class Held:
+    """A slot's lock, from the entry to the exit of a `with` block."""
+
+    # A generator with @contextmanager takes 0.8 us more, as much as the lock itself.
+    __slots__ = ("_slot", "_slots")
+
+    def __init__(self, slots: Slots, slot: int) -> None:
+        self._slots = slots
+        self._slot = slot
+
+    def __enter__(self) -> None:
+        self._slots.lock(self._slot)
+
+    def __exit__(self, *_: object) -> None:
+        self._slots.unlock(self._slot)

@@ -39,17 +39,13 @@ class Subscriptions:
         """All URIs of a session, in the order of subscription."""
         if not self._words[session.base + SUBSCRIPTIONS]:
             return []
-        self._slots.lock(session.slot)
-        try:
+        with self._slots.held(session.slot):
             return self._list(session) if self._lives(session) else []
-        finally:
-            self._slots.unlock(session.slot)
 
     def change(self, session: Session, uri: bytes, add: bool) -> bool:
         """Add a URI or take it away; False if it is not in the list afterwards though it should be."""
         at = session.base + SUBSCRIPTIONS
-        self._slots.lock(session.slot)
-        try:
+        with self._slots.held(session.slot):
             if not self._lives(session):
                 return False
             uris = self._list(session)
@@ -75,8 +71,6 @@ class Subscriptions:
             self._blocks.write(block, half * LIMIT, content)
             self._words[at] = len(content) << _LENGTH_SHIFT | half << _HALF_SHIFT | block + 1
             return True
-        finally:
-            self._slots.unlock(session.slot)
 
     def block(self, slot: int) -> int | None:
         """The block in which a slot's subscriptions are; None: it has none."""

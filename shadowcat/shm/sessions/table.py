@@ -211,8 +211,7 @@ class SessionTable(Marks):
         owner = self._owners.digest(record.owner)
         words = self._words
         base = slot * SLOT_WORDS
-        self._slots.lock(slot)
-        try:
+        with self._slots.held(slot):
             word = self._params.store(slot, params)
             try:
                 if word == NOT_KEPT:
@@ -230,8 +229,6 @@ class SessionTable(Marks):
             content = FIXED.pack(expiry_ns, owner, version, version, lengths, word) + packed
             self._slots.fill(slot, version, content)
             self._free.set_used(slot)
-        finally:
-            self._slots.unlock(slot)
         session = session_in(slot, ids.encode(slot, record.key), (version, content), record)
         self._keep(session.id[:_PREFIX], session)
         return session
@@ -259,8 +256,7 @@ class SessionTable(Marks):
             RecordTooLargeError: The new record does not fit into a slot.
         """
         slot = session.slot
-        self._slots.lock(slot)
-        try:
+        with self._slots.held(slot):
             image = self._present(session)
             if image is None:
                 return None
@@ -274,8 +270,6 @@ class SessionTable(Marks):
                 incarnation = version
             content = FIXED.pack(hard_end, owner, born, incarnation, lengths, params) + packed
             self._slots.write(slot, version, content)
-        finally:
-            self._slots.unlock(slot)
         changed = session_in(slot, session.id, (version, content), record)
         self._keep(changed.id[:_PREFIX], changed)
         return changed
@@ -290,15 +284,12 @@ class SessionTable(Marks):
             LockBusyError: The slot is locked.
         """
         slot = session.slot
-        self._slots.lock(slot)
-        try:
+        with self._slots.held(slot):
             image = self._present(session)
             if image is None:
                 return None
             self._end(slot, image)
             return decode(image)
-        finally:
-            self._slots.unlock(slot)
 
     # What is stored apart
 
@@ -409,18 +400,12 @@ class SessionTable(Marks):
         """End expired sessions in the next part of the table; whether there were any."""
         ended = False
         for slot in self._upkeep.next_expired(now_ns):
-            try:
-                self._slots.lock(slot)
-            except LockBusyError:
-                continue
-            try:
+            with contextlib.suppress(LockBusyError), self._slots.held(slot):
                 image = self._slots.present(slot)
                 if image is not None and self._upkeep.has_expired(slot, now_ns):
                     self._reclaimed.append(decode(image))
                     self._end(slot, image)
                     ended = True
-            finally:
-                self._slots.unlock(slot)
         return ended
 
     def _present(self, session: Session) -> Image | None:

@@ -118,37 +118,22 @@ class Upkeep:
 
     def _mend(self, slot: int) -> None:
         """Finish or undo a write of a dead process; mark the slot as free if no session came out of it."""
-        try:
-            self._slots.lock(slot)
-        except LockBusyError:
-            return
-        try:
+        with contextlib.suppress(LockBusyError), self._slots.held(slot):
             if self._free.used(slot) and self._slots.present(slot) is None:
                 self._free.set_free(slot)
-        finally:
-            self._slots.unlock(slot)
 
     def _clear(self, slot: int, process: int) -> None:
-        try:
-            self._slots.lock(slot)
-        except LockBusyError:
-            return
-        try:
+        with contextlib.suppress(LockBusyError), self._slots.held(slot):
             clear_process(self._slots, slot, process)
-        finally:
-            self._slots.unlock(slot)
 
     def _in_use(self, block: int, slot: int) -> bool:
         word = self._slots.words[slot * SLOT_WORDS + PARAMS]
         return block_of(word) == block or self._subscriptions.block(slot) == block
 
     def _free_stray(self, block: int, slot: int) -> None:
-        self._slots.lock(slot)
-        try:
+        with self._slots.held(slot):
             if not self._in_use(block, slot):
                 self._blocks.give_back(block)
-        finally:
-            self._slots.unlock(slot)
 
     def _owner_digests(self) -> list[int]:
         return self._slots.column(OWNER, 0, self._slots.areas.capacity)

@@ -23,6 +23,16 @@ class _Answer(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw()  # absent = empty
 
 
+class _Error(msgspec.Struct, frozen=True):
+    message: str = ""
+
+
+class _Refusal(msgspec.Struct):
+    """A JSON-RPC error."""
+
+    error: _Error = _Error()
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """How an exchange went: `problem` is None if it went well; `events` counts those of a stream."""
 
@@ -31,6 +41,8 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 _DECODER: Final = msgspec.json.Decoder(_Answer)
+_REFUSAL: Final = msgspec.json.Decoder(_Refusal)
+_MOST_SAID: Final = 200
 _GOOD: Final = Verdict(None)
 
 
@@ -57,6 +69,15 @@ def judge(status: int, body: bytes, request_id: int | None, *, stream: bool) -> 
             last = data
             break
     return _judge_message(last, request_id, len(events))
+
+
+def reason(body: bytes) -> str:
+    """What a JSON-RPC error says, in one printable line; empty if `body` is none."""
+    try:
+        said = _REFUSAL.decode(body).error.message
+    except msgspec.DecodeError:
+        return ""
+    return "".join(c if c.isprintable() else " " for c in said[:_MOST_SAID])
 
 
 def _judge_message(body: bytes, request_id: int | None, events: int) -> Verdict:

@@ -9,7 +9,7 @@ from typing import Final
 
 from shadowcat.errors import ShadowcatError
 from shadowcat.mcp.eras import Era
-from shadowcat.testing.load.answers import judge
+from shadowcat.testing.load.answers import judge, reason
 from shadowcat.testing.load.client import Connection
 from shadowcat.testing.load.messages import Messages
 from shadowcat.testing.load.plan import Plan
@@ -81,7 +81,8 @@ class Connector:
         await waiter.exchange(connection, self._messages.initialize())
         verdict = judge(connection.status, connection.body, None, stream=False)
         if verdict.problem is not None:
-            raise LoadError(f"initialize failed: {verdict.problem}")
+            said = reason(connection.body)
+            raise LoadError(f"initialize failed: {verdict.problem}" + (f", {said}" if said else ""))
         await waiter.exchange(connection, self._messages.initialized(connection.session))
         if connection.status not in (200, 202, 204):
             raise LoadError(f"notifications/initialized failed: status {connection.status}")

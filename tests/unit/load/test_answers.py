@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shadowcat.testing.load.answers import judge
+from shadowcat.testing.load.answers import judge, reason
 
 GOOD = b'{"jsonrpc":"2.0","id":7,"result":{"content":[]}}'
 STREAM = (
@@ -52,3 +52,13 @@ def test_bad(status: int, body: bytes, problem: str) -> None:
 
 def test_json_where_a_stream_is_wanted() -> None:
     assert judge(200, GOOD, 7, stream=True).problem == "not a stream"
+
+
+def test_the_reason_of_a_refusal_is_one_short_line() -> None:
+    assert (
+        reason(b'{"jsonrpc":"2.0","id":0,"error":{"code":1,"message":"no\\nroom\\u001b[2J"}}')
+        == "no room [2J"
+    )
+    assert len(reason(b'{"error":{"message":"' + b"x" * 1000 + b'"}}')) == 200
+    for body in (b"", b"<html>", b"{}", GOOD, b'{"error":"x"}', b'{"error":{"message":1}}'):
+        assert reason(body) == ""

@@ -234,10 +234,10 @@ def test_nothing_listens_there() -> None:
 
 def test_a_server_without_sessions_to_give(stub: Stub) -> None:
     async def refuse(request: Request, writer: asyncio.StreamWriter) -> bytes | None:
-        return json_answer({}, status="400 Bad Request")
+        return json_answer({"error": {"message": "no room"}}, status="400 Bad Request")
 
     stub.answer = refuse
-    with pytest.raises(LoadError, match="initialize failed: status 400"):
+    with pytest.raises(LoadError, match="initialize failed: status 400, no room"):
         load(stub.port, era=Era.LEGACY)
 
 

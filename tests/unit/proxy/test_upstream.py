@@ -272,24 +272,48 @@ def test_a_read_is_sent_again_over_a_new_connection_once(build: Build) -> None:
     assert status_of(client.take()) == 502
 
 
-def test_a_read_is_not_sent_again_once_a_part_of_its_answer_was_there(build: Build) -> None:
+def test_a_read_is_not_sent_again_once_its_client_has_a_part_of_the_answer(build: Build) -> None:
     loopback = build()
     client, upstream = open_exchange(loopback, post(LIST))
-    upstream.send(b"HTTP/1.1 200")
+    part = answer(b"x" * 20_000)[:200]
+    upstream.send(part)
     upstream.finish()
     loopback.settle()
     assert len(loopback.upstreams) == 1
+    assert client.received == part
+    assert client.is_closing()
+
+
+@pytest.mark.parametrize("cut", [1, 50, 100])
+def test_a_small_answer_goes_out_whole_or_not_at_all(build: Build, cut: int) -> None:
+    loopback = build()
+    client, upstream = open_exchange(loopback)
+    upstream.send(answer(b"x" * 100)[:-cut])
+    assert client.received == b""
+    upstream.finish()
+    loopback.settle()
     assert status_of(client.take()) == 502
 
 
-def test_a_body_cut_short_is_never_a_whole_answer(build: Build) -> None:
+def test_a_small_answer_in_pieces_goes_out_in_one(build: Build) -> None:
     loopback = build()
     client, upstream = open_exchange(loopback)
-    upstream.send(answer(b"x" * 100)[:-50])
+    whole = answer(b"x" * 100)
+    for at in range(0, len(whole), 7):
+        assert client.received == b""
+        upstream.send(whole[at : at + 7])
+    assert client.received == whole
+    assert client.ending == "open"
+
+
+def test_a_large_body_cut_short_is_never_a_whole_answer(build: Build) -> None:
+    loopback = build()
+    client, upstream = open_exchange(loopback)
+    upstream.send(answer(b"x" * 20_000)[:-50])
     upstream.finish()
     loopback.settle()
     assert client.is_closing()
-    assert client.received == answer(b"x" * 100)[:-50]
+    assert client.received == answer(b"x" * 20_000)[:-50]
 
 
 def test_a_body_that_ends_with_the_connection_is_chunked(build: Build) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from shadowcat.config.model import Config, Route, Sessions, Upstream
 from shadowcat.shm.shared import Shared
+from tests.children import in_child
 from tests.unit.shm.sessions import Host
 
 Fork = Callable[[Callable[[], None]], int]
@@ -43,16 +44,8 @@ def fork() -> Iterator[Fork]:
     children: list[int] = []
 
     def start(work: Callable[[], None]) -> int:
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                work()
-                status = 0
-            finally:
-                os._exit(status)
-        children.append(pid)
-        return pid
+        children.append(in_child(work))
+        return children[-1]
 
     yield start
     failed = [pid for pid in children if os.waitpid(pid, 0)[1] != 0]
