@@ -204,6 +204,21 @@ def test_what_opens_is_load_and_what_fails_to_is_not() -> None:
             assert opened_at(proxy) == busy
 
 
+def test_what_was_opened_this_moment_is_load() -> None:
+    """Nobody has looked at the cells since."""
+    with stage(upstreams=2, balance={"strategy": "least_connections"}) as proxy:
+        for _ in range(8):
+            assert sorted([opened_at(proxy), opened_at(proxy)]) == ["a", "b"]
+
+
+def test_what_failed_this_moment_is_not_load() -> None:
+    balance = {"strategy": "least_connections"}
+    with stage(upstreams=2, keys=[{"weight": 3}, {}], balance=balance) as proxy:
+        for _ in range(8):
+            done = turn(proxy, post(INITIALIZE), answer(b"{}", status="500 No"))
+            assert done.host == "a.example:3001"
+
+
 def test_a_try_elsewhere_takes_its_load_along() -> None:
     with stage(upstreams=2, balance={"strategy": "least_connections"}) as proxy:
         proxy.loop.failures = [refused()]
@@ -366,6 +381,20 @@ def test_a_lost_session_goes_to_one_that_takes_new_ones() -> None:
             servers.refusing.clear()
             servers.delete(session)
             servers.sessions.clear()
+
+
+def test_a_disabled_upstream_does_not_get_back_what_it_has_lost() -> None:
+    with stage(upstreams=2, balance={"strategy": "healthy_first"}, workers=2) as proxy:
+        servers = Servers(proxy)
+        session = servers.open()
+        assert set(servers.sessions.values()) == {"a.example:3001"}
+        (route,) = proxy.config.routes
+        first, second = route.upstreams
+        changed = replace(route, upstreams=[replace(first, enabled=False), second])
+        plane = assemble(replace(proxy.config, routes=[changed]), proxy._shared, worker_number(1), proxy.loop)
+        servers.forget()
+        assert servers.ask(in_session(session, LIST), caller_at(proxy, plane)).status == 200
+        assert set(servers.sessions.values()) == {"b.example:3001"}
 
 
 def test_a_lost_session_finds_nobody() -> None:
