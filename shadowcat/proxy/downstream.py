@@ -361,7 +361,7 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def _break_off(self, broken: Broken) -> None:
         """Refuse what was not read to its end: where the next request begins is not known."""
-        self._answer(OwnAnswer(broken.refusal, broken.template), close=True)
+        self._answer(OwnAnswer(broken.refusal, broken.template, values=broken.values), close=True)
 
     def _answer(self, own: OwnAnswer, *, close: bool = False) -> None:
         """Answer without an upstream. `close` ends the connection even if nothing else does."""

@@ -46,6 +46,8 @@ class Broken(NamedTuple):
     refusal: Refusal
     template: RequestTemplate | None
     """The request's head, if that much was good."""
+    values: tuple[bytes, ...]
+    """Those of the head's varying fields."""
 
 
 class RequestReader:
@@ -97,7 +99,7 @@ class RequestReader:
 
     def broken(self, refusal: Refusal) -> Broken:
         """Give up on the request that is being read."""
-        return Broken(refusal, self._template)
+        return Broken(refusal, self._template, self._values if self._template is not None else ())
 
     def forget(self) -> None:
         """Between requests, keep nothing of the last one."""
@@ -119,7 +121,7 @@ class RequestReader:
                 return self._check_part(data[start:])
             read, self._values, length = heads.read(data[start:end], recall)
             if isinstance(read, Refusal):
-                return Broken(read, None)
+                return Broken(read, None, ())
             template = read
         self._template = template
         if length > self._http.body_limit:

@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from shadowcat.testing.raw_client import RawClient
 from tests.e2e.harness import Shadowcat, eventually, post
 from tests.e2e.sessions import initialize
 from tests.e2e.traffic import modern
@@ -233,6 +234,16 @@ def test_failures(upstream, collector):
     assert refused.status.code == Status.STATUS_CODE_UNSET
     assert plain(failed.attributes)["error.type"] == "503"
     assert failed.status.code == Status.STATUS_CODE_ERROR
+
+
+def test_a_refusal_that_does_not_wait_for_the_body_is_of_the_callers_trace(upstream, collector):
+    head = f"POST /nowhere HTTP/1.1\r\nHost: localhost\r\ntraceparent: {SAMPLED}\r\nContent-Length: 9\r\n\r\n"
+    with run(upstream, traced(collector)) as cat:
+        with RawClient(cat.address[1]) as client:
+            client.send(head.encode())
+            assert client.read_response().status == 404
+        (refused,) = _wait(collector, 1)
+    assert refused.trace_id.hex() == TRACE
 
 
 @pytest.mark.parametrize("off", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])

@@ -211,7 +211,8 @@ class SessionTable(Marks):
         owner = self._owners.digest(record.owner)
         words = self._words
         base = slot * SLOT_WORDS
-        with self._slots.held(slot):
+        self._slots.lock(slot)  # `held` would cost 0.7 us of the 8 that a creation may take.
+        try:
             word = self._params.store(slot, params)
             try:
                 if word == NOT_KEPT:
@@ -229,6 +230,8 @@ class SessionTable(Marks):
             content = FIXED.pack(expiry_ns, owner, version, version, lengths, word) + packed
             self._slots.fill(slot, version, content)
             self._free.set_used(slot)
+        finally:
+            self._slots.unlock(slot)
         session = session_in(slot, ids.encode(slot, record.key), (version, content), record)
         self._keep(session.id[:_PREFIX], session)
         return session

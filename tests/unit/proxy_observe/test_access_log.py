@@ -173,7 +173,7 @@ def test_clients_that_leave_and_answers_that_break_off(logged: Loopback, entries
     waiting = logged.client()
     waiting.send(post(call()))
     logged.settle()
-    logged.upstreams[-1].send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+    logged.upstreams[-1].send(b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\nhalf")
     logged.upstreams[-1].reset()
     logged.settle()
     found = [(entry["status"], entry["complete"], entry["upstream"]) for entry in entries(logged)]
