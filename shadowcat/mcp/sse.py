@@ -122,9 +122,12 @@ class EventScanner:
         return events
 
     def _hold(self, piece: bytes) -> None:
-        """Keep a piece of an unfinished line; of an oversize event only that the line is not blank."""
+        """Keep a piece of an unfinished line; of an oversize event only that the line is not blank.
+
+        The first line may begin with a byte order mark in up to three pieces, and be blank all the same.
+        """
         self._count(piece)
-        if not self._is_oversize or not self._line:
+        if not self._is_oversize or not self._line or (self._is_start and len(self._line) <= len(_BOM)):
             self._line.append(piece)
 
     def _count(self, piece: bytes) -> None:

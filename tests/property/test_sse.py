@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shadowcat.mcp.sse import Boundary, Event, EventScanner
@@ -66,6 +66,8 @@ def test_any_split_gives_the_events_of_the_standard(stream: bytes, cuts: list[in
 
 
 @given(STREAMS, st.integers(0, 60))
+@example(b"\xef\xbb\xbf\n", 0)
+@example(b"\xef\xbb\xbfdata\n", 3)
 def test_with_a_limit_any_split_gives_the_same(stream: bytes, limit: int) -> None:
     whole, single = EventScanner(limit), EventScanner(limit)
     assert whole.feed(stream) == [event for byte in stream for event in single.feed(bytes([byte]))]
