@@ -274,9 +274,9 @@ def test_spoilt_answers_are_clear_and_disturb_nobody(shared_cat: Shadowcat, mock
             control.add_fault(kind, times=1, bytes=10)
             status, answer = send(cat, "/sdk/json", tool("stream", {"count": 1}, 41))
             assert (status, answer["id"], answer["error"]["code"]) == (502, 41, -32603)
-            control.add_fault(kind, times=1, bytes=10)
+            control.add_fault(kind, times=1, bytes=30_000)
             with RawClient(cat.address[1]) as client:
-                client.send(tool("stream", {"count": 1}, 41).wire("/sdk/sse"))
+                client.send(tool("big", {"size": 100_000}, 41).wire("/sdk/json"))
                 try:
                     response = client.read_response()
                 except (PeerClosedError, PeerResetError):
