@@ -209,7 +209,7 @@ def connection_memory(server: Running, count: int, *, streams: bool) -> Sample:
         after = server.memory()
     return {
         "connections": count,
-        "kib": (after.own - before.own) / count / 1024,
+        "kib": (after.anonymous - before.anonymous) / count / 1024,
         "base_rss_mib": before.rss / 2**20,
         "base_own_mib": before.own / 2**20,
         "errors": 0,

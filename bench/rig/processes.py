@@ -71,6 +71,9 @@ class Memory:
     """Resident memory as ps shows it, added up: pages that processes share count several times."""
     own: int
     """Anonymous and shared-memory pages, each counted once: what the processes have written themselves."""
+    anonymous: int
+    """Anonymous pages alone. Shared ones appear while the control process looks through the session table, in
+    its own time, so what a connection takes does not show in them."""
 
 
 class Running:
@@ -100,14 +103,15 @@ class Running:
         Files are left out of `own`: their share in it would change with every other process on the machine
         that maps the same libraries.
         """
-        rss = own = 0
+        rss = own = anonymous = 0
         for process in self._tree():
             with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
                 rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
                 sizes = {name: int(kib) * 1024 for name, kib in _SIZE.findall(rollup)}
                 rss += sizes["Rss"]
                 own += sizes["Pss_Anon"] + sizes["Pss_Shmem"]
-        return Memory(rss, own)
+                anonymous += sizes["Pss_Anon"]
+        return Memory(rss, own, anonymous)
 
     def check(self) -> None:
         """Raise if it has died."""
