@@ -12,9 +12,8 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -138,11 +137,6 @@ class RawClient:
                 self.sock.sendall(piece)
             except (ConnectionResetError, BrokenPipeError) as error:
                 raise PeerResetError("the peer was gone while sending", self.received) from error
-
-    def send_split(self, data: bytes, at: Sequence[int], gap: float = 0.001) -> None:
-        """Send `data` cut at the given offsets."""
-        cuts = [0, *sorted(at), len(data)]
-        self.send(*(data[start:end] for start, end in pairwise(cuts)), gap=gap)
 
     def read_response(self, method: str = "POST", timeout: float | None = None) -> Response:
         """Read one whole response to a request of this method, with the interim ones before it.

@@ -360,7 +360,8 @@ class SessionTable(Marks):
     def repair(self, process: int) -> None:
         """Repair what a process owned that has been reaped, before it is replaced. Supervisor only.
 
-        What another process has locked at this moment is left to the sweep.
+        A slot that another process has locked at this moment is left to the sweep. A lease in it ends by its
+        deadline, and a GET stream is taken over by the next one, which waits 0.5 s for the dead owner.
         """
         self._upkeep.repair(process)
 
