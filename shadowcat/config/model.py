@@ -116,6 +116,69 @@ class Balance(Section, frozen=True, kw_only=True):
     argument:NAME of a tool call. What lacks it goes anywhere."""
 
 
+class Health(Section, frozen=True, kw_only=True):
+    """How the control process finds out by itself whether an upstream can serve."""
+
+    type: Literal["http", "tcp", "mcp"] = "mcp"
+    """http: GET `path`; tcp: a connection is enough; mcp: `server/discover`, else `initialize` and DELETE,
+    which also finds out the upstream's `era` where that is unknown."""
+    path: str = "/health"
+    """With http: what is asked for at the upstream's host."""
+    statuses: list[Annotated[int, Meta(ge=100, le=599)]] = field(default_factory=lambda: [200, 204])
+    """With http: what a healthy upstream answers."""
+    interval: Duration = Duration(30)
+    """From one check to the next; each is moved by up to a tenth, lest all checks fall together."""
+    timeout: Duration = Duration(5)
+    """How long a check may take; what takes longer has failed."""
+    healthy_after: Annotated[int, Meta(ge=1, le=255)] = 2
+    """So many good results in a row bring an upstream back; the first one after the start counts at once."""
+    unhealthy_after: Annotated[int, Meta(ge=1, le=255)] = 3
+    """So many bad results in a row take it out: no new sessions and requests; its sessions still try it."""
+
+
+class Breaker(Section, frozen=True, kw_only=True):
+    """When an upstream is left alone for a while: requests to it fail at once instead of waiting for it.
+
+    One breaker per upstream for the whole host. What counts as a failure is in ``policy/faults.py``.
+    """
+
+    consecutive_failures: Annotated[int, Meta(ge=1, le=1000)] = 5
+    """So many failures in a row, as one worker sees them, open it."""
+    error_rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """This share of failures among all requests of the last `window`, of all workers, opens it."""
+    min_requests: Positive = 20
+    """Fewer requests in the window have no rate."""
+    window: Duration = Duration(30)
+    """Counted in three parts, so what is looked at is between two thirds of it and all of it."""
+    open_for: Duration = Duration(30)
+    """How long it stays open before requests try the upstream again; a trial that hangs is given up after
+    the same time."""
+    half_open_requests: Annotated[int, Meta(ge=1, le=8)] = 3
+    """Most trial requests at once; that many successes close the breaker, one failure opens it again."""
+
+
+class Outlier(Section, frozen=True, kw_only=True):
+    """When an upstream that does worse than the others of its route gets nothing new for a while."""
+
+    consecutive_failures: Annotated[int, Meta(ge=1, le=1000)] = 3
+    """So many failures in a row, as one worker sees them."""
+    latency_factor: Annotated[float, Meta(gt=1)] = 5.0
+    """So many times slower than the median of the others, over an `interval`."""
+    min_latency: Duration = Duration(0.1)
+    """An upstream that answers within this time on average is not slow, however fast the others are."""
+    min_requests: Positive = 20
+    """Answers that an upstream must have given in an interval to be compared."""
+    interval: Duration = Duration(10)
+    """How often latencies are compared."""
+    ejection_time: Duration = Duration(30)
+    """How long the first ejection lasts; each one that follows lasts twice as long as the one before."""
+    max_ejection_time: Duration = Duration(300)
+    max_ejection_percent: Annotated[int, Meta(ge=0, le=100)] = 30
+    """Most upstreams of a route that are ejected at a time; one always may be, unless this is 0."""
+    eject_last: bool = False
+    """Whether the last upstream that can be had may be ejected."""
+
+
 class Route(Section, frozen=True, kw_only=True):
     """A path of the public listener and the upstreams that serve it."""
 
@@ -123,6 +186,12 @@ class Route(Section, frozen=True, kw_only=True):
     """Matches this path and everything below it, by whole segments."""
     upstreams: list[Upstream]
     balance: Balance = Balance()
+    health: Health | None = None
+    """Off by default."""
+    breaker: Breaker | None = None
+    """Off by default."""
+    outlier: Outlier | None = None
+    """Off by default."""
     pool: Pool = Pool()
     timeouts: Timeouts = Timeouts()
     retry: Retry = Retry()

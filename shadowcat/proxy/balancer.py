@@ -248,7 +248,7 @@ class Balancer:
             discover: bool = False,
         ) -> Desk:
             measures = Measures(Loads(len(members)), latencies, ring, host.clock)
-            group = Group(name, members, era, measures, discover=discover)
+            group = Group(name, members, era, measures, [0] * len(members), 0, discover=discover)
             return Desk(group, pools, host, measures if compares else None, cells)
 
         self._desks = {
