@@ -15,6 +15,7 @@ from aiohttp import web
 
 from shadowcat.config.model import Config
 from shadowcat.control.closer import Closer
+from shadowcat.control.present import Present
 from shadowcat.control.recounter import Recounter
 from shadowcat.control.server import Admin
 from shadowcat.control.sweeper import Sweeper
@@ -57,9 +58,10 @@ async def _serve(
     loop.add_signal_handler(signal.SIGQUIT, os._exit, 0)
     loop.add_reader(lifeline.fileno(), os._exit, 1)
     table = shared.sessions_for(CONTROL)
-    closer = Closer(config, shared, table)
+    present = Present(shared)
+    closer = Closer(shared, table)
     runner = web.AppRunner(
-        Admin(config, shared, table, closer).application(),
+        Admin(present, shared, table, closer).application(),
         access_log=None,
         handle_signals=False,
         shutdown_timeout=_FAREWELL,
