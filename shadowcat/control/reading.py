@@ -27,11 +27,11 @@ class Reading:
 
     def value(self, family: str, *labels: str) -> int:
         """The sum of a counter or gauge."""
-        return self._sum(self.directory.cells(family_of(family), *labels))
+        return self.sum(self.directory.cells(family_of(family), *labels))
 
     def series(self, family: Family) -> Iterator[tuple[tuple[str, ...], int]]:
         """Labels and sum of every member of a counter or gauge family."""
-        return ((labels, self._sum(cells)) for labels, cells in self.directory.members(family))
+        return ((labels, self.sum(cells)) for labels, cells in self.directory.members(family))
 
     def total(self, family: str) -> int:
         """The sum over all members of a counter or gauge family."""
@@ -58,5 +58,6 @@ class Reading:
         columns = (page[base : base + length].tolist() for page in self._pages)
         return [sum(column) for column in zip(*columns, strict=True)]
 
-    def _sum(self, cells: Sequence[int]) -> int:
+    def sum(self, cells: Sequence[int]) -> int:
+        """The sum of some cells."""
         return sum(page[cell] for page in self._pages for cell in cells)

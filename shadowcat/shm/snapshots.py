@@ -2,6 +2,7 @@
 
     line    word    field
     header  0       version     the snapshot of version v is in buffer v & 1; 0: there is none yet
+            1       reloads     how many of the reloads that were asked for are done, well or not
     buffer  0       length
             1-4     SHA-256     of version and text
             8-      text
@@ -33,11 +34,11 @@ class SnapshotError(ShadowcatError):
 class Snapshots:
     """The snapshots of one kind."""
 
-    __slots__ = ("_buffers", "_capacity", "_version")
+    __slots__ = ("_buffers", "_capacity", "_header")
 
     def __init__(self, region: Region, area: Area, capacity: int) -> None:
         self._capacity = capacity
-        self._version = region.words(area.offset, 1)
+        self._header = region.words(area.offset, 2)
         size = LINE + capacity
         self._buffers = [region.view(area.offset + LINE + number * size, size) for number in range(2)]
 
@@ -49,7 +50,16 @@ class Snapshots:
     @property
     def version(self) -> int:
         """Of the last text that was written; 0: none yet."""
-        return self._version[0]
+        return self._header[0]
+
+    @property
+    def reloads(self) -> int:
+        """How many of the reloads that were asked for are done, well or not."""
+        return self._header[1]
+
+    def set_reloads(self, count: int) -> None:
+        """Say how many are done."""
+        self._header[1] = count
 
     def write(self, version: int, text: bytes) -> None:
         """Write a text; for control alone, and for the supervisor before the fork.
@@ -67,7 +77,7 @@ class Snapshots:
         buffer[:WORD] = len(text).to_bytes(WORD, "little")
         buffer[WORD : WORD + _DIGEST] = _digest(version, text)
         buffer[LINE : LINE + len(text)] = text
-        self._version[0] = version
+        self._header[0] = version
 
     def read(self) -> tuple[int, bytes]:
         """The last text and its version.
@@ -76,7 +86,7 @@ class Snapshots:
             SnapshotError: It is spoilt.
         """
         for _ in range(_TRIES):
-            version = self._version[0]
+            version = self._header[0]
             buffer = self._buffers[version & 1]
             length = int.from_bytes(buffer[:WORD], "little")
             digest = bytes(buffer[WORD : WORD + _DIGEST])
