@@ -15,6 +15,7 @@ from aiohttp import web
 
 from shadowcat.config.model import Config
 from shadowcat.control.closer import Closer
+from shadowcat.control.health import HealthChecker
 from shadowcat.control.present import Present
 from shadowcat.control.publisher import Publisher
 from shadowcat.control.recounter import Recounter
@@ -72,10 +73,11 @@ async def _serve(
     table = shared.sessions_for(CONTROL)
     present = Present(shared)
     closer = Closer(shared, table)
-    publisher = Publisher(shared, present, source, [])
+    health = HealthChecker(shared)
+    publisher = Publisher(shared, present, source, [health.configure])
     retirement = Retirement(shared, present, table, closer, publisher.publish)
     runner = web.AppRunner(
-        Admin(present, shared, table, closer).application(),
+        Admin(present, shared, table, closer, health).application(),
         access_log=None,
         handle_signals=False,
         shutdown_timeout=_FAREWELL,
@@ -87,6 +89,7 @@ async def _serve(
     heart = _Heart(loop, page)
     sweeper = Sweeper(table, closer, Recounter(shared.sessions_for(CONTROL), loop).start)
     sweeper.start(loop)
+    health.configure(present.snapshot)
     reloads = Reloads(shared, publisher)
     loop.add_signal_handler(signal.SIGHUP, reloads.wake)
     tasks = [loop.create_task(each) for each in (retirement.run(), reloads.run())]
@@ -96,9 +99,9 @@ async def _serve(
     page.set_state(State.DRAINING)
     for server in servers:
         server.close()
-    await runner.cleanup()
     for task in tasks:
         task.cancel()
+    await asyncio.gather(runner.cleanup(), health.stop())
     sweeper.stop()
     heart.stop()
     loop.remove_reader(lifeline.fileno())

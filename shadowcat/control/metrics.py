@@ -12,9 +12,11 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from shadowcat import __version__
+from shadowcat.control.health import HealthChecker
 from shadowcat.control.processes import members
 from shadowcat.control.readiness import complaints
 from shadowcat.control.reading import Reading
+from shadowcat.policy.health import Health
 from shadowcat.shm.counters import FAMILIES, PREFIX, Family, Kind
 from shadowcat.shm.directory import Directory
 from shadowcat.shm.sessions.table import SessionTable
@@ -24,10 +26,18 @@ from shadowcat.shm.shared import Shared, worker_number
 class CellCollector(Collector):
     """Turns the pages, and what the operating system knows of the processes, into metric families."""
 
-    def __init__(self, directory: Directory, shared: Shared, table: SessionTable, now_ns: int) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        shared: Shared,
+        table: SessionTable,
+        health: HealthChecker,
+        now_ns: int,
+    ) -> None:
         self._directory = directory
         self._shared = shared
         self._table = table
+        self._health = health
         self._now_ns = now_ns
 
     def collect(self) -> Iterable[Metric]:
@@ -36,6 +46,7 @@ class CellCollector(Collector):
         for family in FAMILIES:
             yield self._family(family, reading)
         yield from self._sessions(reading)
+        yield self._upstream_up()
         yield from self._processes()
         yield from self._host()
 
@@ -79,6 +90,18 @@ class CellCollector(Collector):
         for labels in self._directory.upstreams():
             pinned.add_metric(labels, reading.pinned(*labels))
         yield pinned
+
+    def _upstream_up(self) -> Metric:
+        up = GaugeMetricFamily(
+            PREFIX + "upstream_up",
+            "0 if health checks keep new sessions and requests away, else 1; without checks no value",
+            labels=("route", "upstream"),
+        )
+        for labels in self._directory.upstreams():
+            states = {self._health.state(row) for row in self._directory.rows(*labels)} - {None}
+            if states:
+                up.add_metric(labels, states != {Health.DOWN})
+        return up
 
     def _processes(self) -> Iterator[Metric]:
         labels = ("process", "worker")
@@ -126,7 +149,12 @@ def _metric(
 
 
 def exposition(
-    directory: Directory, shared: Shared, table: SessionTable, accept: str, now_ns: int
+    directory: Directory,
+    shared: Shared,
+    table: SessionTable,
+    health: HealthChecker,
+    accept: str,
+    now_ns: int,
 ) -> tuple[bytes, str]:
     """The metrics page.
 
@@ -134,6 +162,7 @@ def exposition(
         directory: Who has which cells.
         shared: The shared areas.
         table: The sessions.
+        health: The checks of upstreams.
         accept: The Accept field of the request; Prometheus asks for OpenMetrics there.
         now_ns: CLOCK_MONOTONIC.
 
@@ -141,6 +170,6 @@ def exposition(
         The body and its content type.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(CellCollector(directory, shared, table, now_ns))
+    registry.register(CellCollector(directory, shared, table, health, now_ns))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type

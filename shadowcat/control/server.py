@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 
 from shadowcat.control import guard
 from shadowcat.control.closer import Closer
+from shadowcat.control.health import HealthChecker
 from shadowcat.control.metrics import exposition
 from shadowcat.control.present import Present
 from shadowcat.control.readiness import complaints
@@ -28,10 +29,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Admin:
     """Answers every path of the admin listener."""
 
-    def __init__(self, present: Present, shared: Shared, table: SessionTable, closer: Closer) -> None:
+    def __init__(
+        self, present: Present, shared: Shared, table: SessionTable, closer: Closer, health: HealthChecker
+    ) -> None:
         self._present = present
         self._shared = shared
         self._table = table
+        self._health = health
         self._sessions = SessionsApi(present, table, closer)
 
     def application(self) -> web.Application:
@@ -56,7 +60,7 @@ class Admin:
     async def _metrics(self, request: web.Request) -> web.Response:
         accept = request.headers.get(hdrs.ACCEPT, "")
         body, content_type = exposition(
-            self._present.directory, self._shared, self._table, accept, time.monotonic_ns()
+            self._present.directory, self._shared, self._table, self._health, accept, time.monotonic_ns()
         )
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 

@@ -74,6 +74,8 @@ FAMILIES: Final = (
     Family("pool_idle", Kind.GAUGE, "Open connections to an upstream without a request", _UPSTREAM),
     Family("pool_active", Kind.GAUGE, "Connections to an upstream with a request", _UPSTREAM),
     Family("pool_queue", Kind.GAUGE, "Requests waiting for a connection to an upstream", _UPSTREAM),
+    Family("health_checks_total", Kind.COUNTER, "Health checks of an upstream", _UPSTREAM),
+    Family("health_check_failures_total", Kind.COUNTER, "Health checks that an upstream failed", _UPSTREAM),
     Family("sessions_opening", Kind.GAUGE, "Sessions that an upstream has been asked to open", _UPSTREAM),
     Family("sessions_created_total", Kind.COUNTER, "Sessions that an upstream has opened", _UPSTREAM),
     Family("sessions_ended_total", Kind.COUNTER, "Sessions that left an upstream, for any reason", _UPSTREAM),
