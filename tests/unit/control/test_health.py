@@ -6,151 +6,34 @@ import asyncio
 import errno
 import logging
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
 
-from shadowcat.config import seats
-from shadowcat.config.model import Config, Credential, Health, Route, Sessions, Tls, Upstream
+from shadowcat.config.model import Health, Route, Tls, Upstream
 from shadowcat.config.units import Duration
 from shadowcat.control import health as module
-from shadowcat.control.health import HealthChecker
 from shadowcat.control.probes import Probe
 from shadowcat.mcp.eras import Era
 from shadowcat.policy import health as policy
-from shadowcat.shm.shared import CONTROL, Shared
-from shadowcat.testing.host import cell_of, publish
 
-SOON = Duration(0.1)
-HTTP = Health(type="http", interval=SOON, timeout=SOON, healthy_after=2, unhealthy_after=3)
-# So often that one is enough for a test, and so seldom that there is no second one.
-ONCE = msgspec.structs.replace(HTTP, interval=Duration(600), timeout=Duration(5))
-LEGACY, MODERN, DUAL = frozenset({Era.LEGACY}), frozenset({Era.MODERN}), frozenset(Era)
-
-
-class Server:
-    """Answers everything with one status, or not at all. Each check is a connection."""
-
-    def __init__(self) -> None:
-        self.status: int | None = 200
-        self.checks = 0
-        self.answers: Counter[int] = Counter()
-        self.open = 0
-        self.most = 0
-
-    async def __aenter__(self) -> Server:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/mcp"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.checks += 1
-        self.open += 1
-        self.most = max(self.most, self.open)
-        try:
-            await reader.readuntil(b"\r\n\r\n")
-            if self.status is None:
-                await reader.read()
-            else:
-                writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % self.status)
-                self.answers[self.status] += 1
-                await writer.drain()
-        except OSError:
-            pass
-        finally:
-            self.open -= 1
-            writer.close()
-
-
-def slow() -> int:
-    """Monotonic ns that pass slowly: a test that has to wait for a processor makes no result stale."""
-    return time.monotonic_ns() // 20
-
-
-async def until(condition: Callable[[], Any], what: str = "condition") -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        await asyncio.sleep(0.002)
-
-
-def configured(*urls: str, health: Health | None = HTTP, **upstream: Any) -> Config:
-    upstreams = [
-        Upstream(name=name, url=url, **upstream) for name, url in zip("abcdefgh", urls, strict=False)
-    ]
-    return Config(
-        workers=1, routes=[Route(upstreams=upstreams, health=health)], sessions=Sessions(capacity=64)
-    )
-
-
-class Host:
-    """A checker and what it writes to."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.shared = Shared.create(config)
-        self.board = self.shared.board
-        self.checker = self.another()
-
-    def another(self, clock: Callable[[], int] = slow) -> HealthChecker:
-        """`chance` 0: first checks come at once, others after nine tenths of the interval."""
-        return HealthChecker(self.shared, clock, lambda: 0.0)
-
-    def state(self, row: int = 0, section: Health = HTTP) -> policy.Health:
-        return policy.health_of(self.board.health(row), section.interval, slow())
-
-    def count(self, family: str, upstream: str = "a") -> int:
-        return self.shared.page(CONTROL).cells[cell_of(self.shared, family, "/mcp", upstream)]
-
-
-Body = Callable[[Host], Awaitable[None]]
-
-
-def running(config: Config, body: Body) -> None:
-    """Run the checks that `config` asks for while `body` looks at them."""
-
-    async def run() -> None:
-        host = Host(config)
-        try:
-            host.checker.configure(host.shared.present())
-            await body(host)
-            await host.checker.stop()
-        finally:
-            host.shared.close()
-
-    asyncio.run(run())
-
-
-def with_servers(count: int, body: Callable[..., Awaitable[None]]) -> None:
-    """Run `body` with so many servers."""
-
-    async def run() -> None:
-        servers = [Server() for _ in range(count)]
-        for server in servers:
-            await server.__aenter__()
-        try:
-            await body(*servers)
-        finally:
-            for server in servers:
-                await server.__aexit__()
-
-    asyncio.run(run())
-
-
-async def checking(config: Config, body: Body) -> None:
-    host = Host(config)
-    try:
-        host.checker.configure(host.shared.present())
-        await body(host)
-        await host.checker.stop()
-    finally:
-        host.shared.close()
+from .checked import (
+    DUAL,
+    HTTP,
+    LEGACY,
+    MODERN,
+    ONCE,
+    SOON,
+    Host,
+    Server,
+    checking,
+    configured,
+    slow,
+    until,
+    with_servers,
+)
 
 
 @pytest.fixture
@@ -275,99 +158,6 @@ def test_a_successor_goes_on_counting() -> None:
             assert host.board.health(0) & 3 == policy.Health.DOWN
 
         await checking(config, look)
-
-    with_servers(1, body)
-
-
-def test_changes_while_running() -> None:
-    async def body(kept: Server, gone: Server, added: Server, changed: Server) -> None:
-        a, b, c, d = (
-            Upstream(name=name, url=one.url)
-            for name, one in zip("abcd", (kept, gone, added, changed), strict=True)
-        )
-
-        def config(seldom: list[Upstream], often: list[Upstream]) -> Config:
-            routes = [
-                Route(path="/seldom", upstreams=seldom, health=ONCE),
-                Route(path="/often", upstreams=often, health=HTTP),
-            ]
-            # What is removed has a minute to leave.
-            return Config(
-                workers=1,
-                routes=routes,
-                sessions=Sessions(capacity=64),
-                max_upstreams=8,
-                upstream_drain_timeout=Duration(60),
-            )
-
-        async def look(host: Host) -> None:
-            def change(seldom: list[Upstream], often: list[Upstream]) -> None:
-                publish(host.shared, config(seldom, often))
-                host.checker.configure(host.shared.present())
-
-            await until(lambda: kept.checks == 1 and changed.checks == 1 and gone.checks > 1)
-            # Neither the weight nor an operator's hand makes another check of it; other credentials do.
-            heavier = msgspec.structs.replace(a, weight=7, enabled=False)
-            other = msgspec.structs.replace(d, credential=Credential(headers={"X-Key": "1"}))
-            change([heavier, other], [c])
-            await until(lambda: added.checks > 1 and changed.checks == 2)
-            assert kept.checks == 1
-            # One that leaves still has sessions.
-            seen = gone.checks
-            await until(lambda: gone.checks > seen + 1)
-            present = host.shared.present()
-            row = present.leaving[0].seat.row
-            assert host.checker.state(row) is policy.Health.UP
-            left = seats.settle(present, set(), {row})
-            host.checker.configure(left)
-            await until(lambda: not gone.open)
-            assert host.checker.state(row) is None
-            seen, more = gone.checks, added.checks
-            await until(lambda: added.checks > more + 2)
-            assert gone.checks == seen
-
-        await checking(config([a, d], [b]), look)
-
-    with_servers(4, body)
-
-
-def test_a_row_that_another_upstream_gets_is_another_check() -> None:
-    async def body(old: Server, new: Server) -> None:
-        async def look(host: Host) -> None:
-            await until(lambda: old.checks == 1)
-            present = host.shared.present()
-            upstream = Upstream(name="a", url=new.url)
-            route = msgspec.structs.replace(present.config.routes[0], upstreams=[upstream])
-            host.board.clear(0)
-            host.checker.configure(
-                msgspec.structs.replace(
-                    present,
-                    config=msgspec.structs.replace(present.config, routes=[route]),
-                    seats=[[seats.Seat(0, 2)]],
-                )
-            )
-            await until(lambda: host.board.health(0))
-            assert (old.checks, new.checks) == (1, 1)
-
-        await checking(configured(old.url, health=ONCE), look)
-
-    with_servers(2, body)
-
-
-def test_what_is_no_longer_checked_is_forgotten() -> None:
-    async def body(server: Server) -> None:
-        async def look(host: Host) -> None:
-            server.status = 500
-            await until(lambda: host.state() is policy.Health.DOWN)
-            host.board.set_eras(0, LEGACY)
-            seen = host.board.epoch[0]
-            publish(host.shared, configured(server.url, health=None))
-            host.checker.configure(host.shared.present())
-            assert host.state() is policy.Health.UNKNOWN
-            assert host.board.eras(0) == DUAL
-            assert host.board.epoch[0] != seen
-
-        await checking(configured(server.url), look)
 
     with_servers(1, body)
 
@@ -534,4 +324,4 @@ def test_configured_eras_are_not_found_out(
         assert set(probe.asked) == {eras}
         assert host.board.eras(0) == DUAL
 
-    running(configured("http://127.0.0.1:1/mcp", health=MCP, era=era), look)
+    asyncio.run(checking(configured("http://127.0.0.1:1/mcp", health=MCP, era=era), look))
