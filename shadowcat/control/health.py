@@ -225,6 +225,7 @@ class _Check:
         # Where something went wrong, another server may stand there now.
         known = self._found_out_at
         if known is None or self.cause or self._clock() - known > ERA_LIFETIME:
+            self._found_out_at = None
             return None
         return self._board.eras(self.subject.row)
 
