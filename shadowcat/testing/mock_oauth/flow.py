@@ -8,7 +8,7 @@ import http.client
 import json
 import secrets
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
@@ -22,6 +22,10 @@ def pkce() -> tuple[str, str]:
     verifier = secrets.token_urlsafe(32)
     digest = hashlib.sha256(verifier.encode()).digest()
     return verifier, base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+Value = str | Sequence[str]
+"""A parameter, or one that comes several times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ class OAuthClient:
         sent = parse_qs(urlsplit(answer.headers["location"]).query)
         return {name: values[0] for name, values in sent.items()}
 
-    def token(self, grant_type: str, **parameters: str) -> Answer:
+    def token(self, grant_type: str, **parameters: Value) -> Answer:
         """Send a token request with the client's authentication."""
         return self.post("token", grant_type=grant_type, **parameters)
 
@@ -133,7 +137,7 @@ class OAuthClient:
             raise ValueError(f"token: {answer.status} {answer.body}")
         return answer.body
 
-    def post(self, endpoint: str, **parameters: str) -> Answer:
+    def post(self, endpoint: str, **parameters: Value) -> Answer:
         """Send a form, with the client's authentication, to the endpoint of a name in the metadata.
 
         Args:
@@ -141,7 +145,7 @@ class OAuthClient:
             parameters: The form.
         """
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        form = dict(parameters)
+        form: dict[str, Value] = dict(parameters)
         if self._method == "client_secret_basic":
             credentials = f"{quote(self.client_id, safe='')}:{quote(self._secret or '', safe='')}".encode()
             headers["Authorization"] = f"Basic {base64.b64encode(credentials).decode()}"
@@ -149,7 +153,9 @@ class OAuthClient:
             form["client_id"] = self.client_id
             if self._secret is not None:
                 form["client_secret"] = self._secret
-        return self._send("POST", self.metadata[f"{endpoint}_endpoint"], urlencode(form).encode(), headers)
+        return self._send(
+            "POST", self.metadata[f"{endpoint}_endpoint"], urlencode(form, doseq=True).encode(), headers
+        )
 
     def get(self, url: str) -> Answer:
         """Fetch a document."""

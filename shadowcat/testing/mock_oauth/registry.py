@@ -135,6 +135,7 @@ def _check_redirect(uri: str) -> None:
         )
     except ValueError:
         usable = False
-    if not usable or "#" in uri:
-        text = f"{uri!r} is neither https nor http on a loopback host, or has a fragment"
+    # It becomes a header's value: visible ASCII only.
+    if not usable or "#" in uri or not all("!" <= character <= "~" for character in uri):
+        text = f"{uri!r} is no URI of https, or of http on a loopback host, without fragment"
         raise OAuthError("invalid_redirect_uri", text)

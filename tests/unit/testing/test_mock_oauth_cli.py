@@ -98,8 +98,6 @@ def test_a_certificate_needs_its_key(tmp_path: Path) -> None:
     certificate.write_text("no certificate")
     result = CliRunner().invoke(mock, ["oauth", "--certificate", str(certificate)])
     assert result.exit_code == 1
-    assert "cannot use" in result.output
-    assert "ready" not in result.output
     assert "go together" in result.output
     result = CliRunner().invoke(mock, ["oauth", "--certificate", str(certificate), "--key", str(certificate)])
     assert result.exit_code == 1
