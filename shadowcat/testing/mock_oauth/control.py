@@ -18,7 +18,6 @@ DELETE tokens                   revoke everything
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -88,87 +87,52 @@ class OAuthControl(Control):
             if page is not None and query.get("secrets") != ["1"]:
                 page["requests"] = [redacted(entry) for entry in page["requests"]]
             return page
-        own = self._own.get((method, path))
-        if own is None:
-            return await super().dispatch(method, path, query, body)
-        return own(self, body)
+        own = self._own(method, path, body)
+        return await super().dispatch(method, path, query, body) if own is None else own
 
-    def _get_lies(self, body: bytes) -> dict[str, Any]:
-        del body
-        return {"lies": [msgspec.to_builtins(rule) for rule in self._lies.rules]}
-
-    def _add_lie(self, body: bytes) -> dict[str, Any]:
-        self._lies.add(msgspec.json.decode(body, type=Lie))
-        return {"lies": len(self._lies.rules)}
-
-    def _drop_lies(self, body: bytes) -> dict[str, Any]:
-        del body
-        self._lies.clear()
+    def _own(self, method: str, path: str, body: bytes) -> dict[str, Any] | None:
+        core, ring = self._core, self._core.ring
+        match method, path:
+            case "GET", "lies":
+                return {"lies": [msgspec.to_builtins(rule) for rule in self._lies.rules]}
+            case "POST", "lies":
+                self._lies.add(msgspec.json.decode(body, type=Lie))
+            case "DELETE", "lies":
+                self._lies.clear()
+            case "GET", "keys":
+                return {"keys": [key.describe() for key in ring.keys]}
+            case "POST", "keys/rotate":
+                wish = msgspec.json.decode(body, type=_Rotate)
+                return ring.rotate(wish.algorithm, publish=wish.publish).describe()
+            case "POST", "keys/publish":
+                ring.publish(msgspec.json.decode(body, type=_Kid).kid)
+            case "POST", "keys/withdraw":
+                ring.withdraw(msgspec.json.decode(body, type=_Kid).kid)
+            case "POST", "clock":
+                core.clock.offset = msgspec.json.decode(body, type=_Clock).offset
+            case "POST", "users":
+                user = msgspec.json.decode(body, type=_NamedUser)
+                core.users[user.subject] = User(claims=user.claims, scopes=user.scopes)
+            case "POST", "clients":
+                try:
+                    return core.clients.add(msgspec.json.decode(body, type=Client)).as_json()
+                except OAuthError as error:
+                    raise ValueError(str(error)) from error
+            case "POST", "mint":
+                how = msgspec.structs.asdict(msgspec.json.decode(body, type=_Mint))
+                return {"token": core.mint.mint(**how)}
+            case "GET", "tokens":
+                return {"tokens": self._issued()}
+            case "DELETE", "tokens":
+                for grant in core.store.grants():
+                    grant.revoked = True
+            case _:
+                return None
         return {}
 
-    def _get_keys(self, body: bytes) -> dict[str, Any]:
-        del body
-        return {"keys": [key.describe() for key in self._core.ring.keys]}
-
-    def _rotate(self, body: bytes) -> dict[str, Any]:
-        wish = msgspec.json.decode(body, type=_Rotate)
-        return self._core.ring.rotate(wish.algorithm, publish=wish.publish).describe()
-
-    def _publish(self, body: bytes) -> dict[str, Any]:
-        self._core.ring.publish(msgspec.json.decode(body, type=_Kid).kid)
-        return {}
-
-    def _withdraw(self, body: bytes) -> dict[str, Any]:
-        self._core.ring.withdraw(msgspec.json.decode(body, type=_Kid).kid)
-        return {}
-
-    def _set_clock(self, body: bytes) -> dict[str, Any]:
-        self._core.clock.offset = msgspec.json.decode(body, type=_Clock).offset
-        return {"now": self._core.clock.now()}
-
-    def _set_user(self, body: bytes) -> dict[str, Any]:
-        user = msgspec.json.decode(body, type=_NamedUser)
-        self._core.users[user.subject] = User(claims=user.claims, scopes=user.scopes)
-        return {}
-
-    def _add_client(self, body: bytes) -> dict[str, Any]:
-        try:
-            return self._core.clients.add(msgspec.json.decode(body, type=Client)).as_json()
-        except OAuthError as error:
-            raise ValueError(str(error)) from error
-
-    def _mint(self, body: bytes) -> dict[str, Any]:
-        wish = msgspec.json.decode(body, type=_Mint)
-        return {"token": self._core.mint.mint(**msgspec.structs.asdict(wish))}
-
-    def _get_tokens(self, body: bytes) -> dict[str, Any]:
-        del body
+    def _issued(self) -> list[dict[str, Any]]:
         now = self._core.clock.now()
-        return {
-            "tokens": [
-                {"grant_type": access.grant_type, "active": access.active(now), **access.claims}
-                for access in self._core.store.accesses.values()
-            ]
-        }
-
-    def _revoke_all(self, body: bytes) -> dict[str, Any]:
-        del body
-        for grant in self._core.store.grants():
-            grant.revoked = True
-        return {}
-
-    _own: dict[tuple[str, str], Callable[[OAuthControl, bytes], dict[str, Any]]] = {  # noqa: RUF012 - a table
-        ("GET", "lies"): _get_lies,
-        ("POST", "lies"): _add_lie,
-        ("DELETE", "lies"): _drop_lies,
-        ("GET", "keys"): _get_keys,
-        ("POST", "keys/rotate"): _rotate,
-        ("POST", "keys/publish"): _publish,
-        ("POST", "keys/withdraw"): _withdraw,
-        ("POST", "clock"): _set_clock,
-        ("POST", "users"): _set_user,
-        ("POST", "clients"): _add_client,
-        ("POST", "mint"): _mint,
-        ("GET", "tokens"): _get_tokens,
-        ("DELETE", "tokens"): _revoke_all,
-    }
+        return [
+            {"grant_type": access.grant_type, "active": access.active(now), **access.claims}
+            for access in self._core.store.accesses.values()
+        ]
