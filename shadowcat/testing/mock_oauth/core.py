@@ -117,14 +117,17 @@ class Core:
         """
         scope = grant.scope if scope is None else scope
         audience = audience or grant.resources or (self.issuer,)
+        now = self.clock.now()
         usual = {
+            "iat": now,
+            "exp": now + self.options.access_lifetime,
             "sub": grant.subject,
             "client_id": grant.client_id,
             "aud": audience[0] if len(audience) == 1 else list(audience),
             "scope": " ".join(scope),
         }
         of_user = self.users.get(grant.subject, User()).claims
-        made = self.mint.claims(**{**usual, **of_user, **(claims or {})})
+        made = self.mint.claims(**{**of_user, **usual, **(claims or {})})
         if self.options.opaque:
             token = f"opaque-{secrets.token_urlsafe(32)}"
         else:
@@ -135,12 +138,12 @@ class Core:
         answer = {
             "access_token": token,
             "token_type": "Bearer",
-            "expires_in": made["exp"] - self.clock.now(),
+            "expires_in": made["exp"] - now,
             "scope": made["scope"],
         }
         if refreshable:
             answer["refresh_token"] = f"refresh-{secrets.token_urlsafe(32)}"
-            expires = self.clock.now() + self.options.refresh_lifetime
+            expires = now + self.options.refresh_lifetime
             self.store.keep_refresh(answer["refresh_token"], Refresh(grant, expires))
         if "openid" in scope and grant_type in ("authorization_code", "refresh_token"):
             identity = {"sub": grant.subject, "aud": grant.client_id, "nonce": grant.nonce, "client_id": None}

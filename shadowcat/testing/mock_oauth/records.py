@@ -60,7 +60,7 @@ class User(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A user who approves everything at once.
 
     Attributes:
-        claims: Added to this user's tokens, such as {"roles": ["admin"]}.
+        claims: Added to this user's tokens, such as {"roles": ["admin"]}; none of those that all tokens have.
         scopes: What may be granted for this user; None for all.
     """
 

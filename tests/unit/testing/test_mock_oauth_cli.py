@@ -47,17 +47,23 @@ def test_process_serves_as_its_options_say() -> None:
 
 
 def test_other_options_reach_the_server() -> None:
-    options = ("--opaque", "--code-lifetime=1", "--refresh-lifetime=2", "--algorithm=EdDSA", "--subject=zoe")
+    options = (
+        "--opaque",
+        "--code-lifetime=100",
+        "--refresh-lifetime=200",
+        "--algorithm=EdDSA",
+        "--subject=zoe",
+    )
     with OAuthMockProcess(*options) as server:
         client = OAuthClient(server.issuer)
         tokens = client.login()
         assert "." not in tokens["access_token"]
         assert [entry["sub"] for entry in server.control.tokens()] == ["zoe"]
-        server.control.set_clock(3)
+        server.control.set_clock(201)
         late = client.token("refresh_token", refresh_token=tokens["refresh_token"])
         assert late.body["error"] == "invalid_grant"
         code = client.authorize("x" * 43)["code"]
-        server.control.set_clock(6)
+        server.control.set_clock(302)
         late = client.token("authorization_code", code=code, code_verifier="y" * 43)
         assert "expired" in late.body["error_description"]
 
