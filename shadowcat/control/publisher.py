@@ -97,11 +97,13 @@ class Publisher:
         Raises:
             ConfigError: It is too large; nothing has changed.
         """
-        board = self._shared.board
+        board, cells = self._shared.board, self._shared.page(CONTROL).cells
         known = {(seat.row, seat.generation) for _, _, _, seat in self._present.snapshot.upstreams()}
         for _, _, _, seat in snapshot.upstreams():
             if (seat.row, seat.generation) not in known:
                 board.clear(seat.row)
+                for cell in self._shared.layout.row(seat.row):
+                    cells[cell] = 0
         try:
             self._shared.snapshot.write(snapshot.version, seats.encode(snapshot))
         except SnapshotTooLargeError as error:

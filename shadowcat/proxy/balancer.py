@@ -16,9 +16,10 @@ from shadowcat.config.seats import Phase, Seat
 from shadowcat.config.urls import upstream_name
 from shadowcat.mcp.envelope import Envelope
 from shadowcat.mcp.eras import Era
-from shadowcat.policy import health
 from shadowcat.policy.balance import SOURCES, Measures, Source
 from shadowcat.policy.group import NEVER, Group, Member
+from shadowcat.policy.health import Health, health_of
+from shadowcat.policy.health import barred_until as down_until
 from shadowcat.policy.loads import Latency, Loads
 from shadowcat.policy.ring import Ring, hash_key
 from shadowcat.proxy.hash_source import KeyOf, key_source
@@ -313,7 +314,7 @@ class Balancer:
         eras = ERAS[upstream.era] if upstream.era != "unknown" else board.eras(row)
         barred_until = 0
         if self._section.health is not None:
-            barred_until = health.barred_until(board.health(row), self._section.health.interval)
+            barred_until = down_until(board.health(row), self._section.health.interval)
         return Member(upstream.weight, upstream.enabled and seat.phase is Phase.SERVING, eras, barred_until)
 
     def _desk(self, era: Era, cells: _Cells, now_ns: int, *, discover: bool = False) -> Desk:
@@ -353,6 +354,14 @@ class Balancer:
         if purpose is _MODERN and envelope is not None and envelope.method == "server/discover":
             purpose = _DISCOVER
         return Choice(self._desks[purpose], number, self._host.clock)
+
+    def is_down(self, pool: Pool) -> bool:
+        """Whether health checks have found an upstream down."""
+        section = self._section.health
+        if section is None:
+            return False
+        now_ns = int(self._host.clock() * _NANOSECONDS)
+        return health_of(self._board.health(pool.row), section.interval, now_ns) is Health.DOWN
 
     def members(self, purpose: Purpose) -> tuple[Pool, ...]:
         """Who can be chosen."""

@@ -63,7 +63,7 @@ class Redial(Timed):
                 each.try_again()
             return
         for each in held:
-            if now - each.refused_at >= self._wait:
+            if each.has_no_hope or now - each.refused_at >= self._wait:
                 each.refused_for_long()
             elif self._probe is None:
                 self._probe = each

@@ -311,8 +311,13 @@ class SessionExchange(LockExchange):
         else:
             super().no_answer(refusal)
 
+    @property
+    def has_no_hope(self) -> bool:
+        """Whether the upstream need not be tried again."""
+        return self._route.balancer.is_down(self._pin.pool)
+
     def refused_for_long(self) -> None:
-        """The upstream has refused for as long as it is tried."""
+        """The upstream has refused for as long as it is tried, or is known to be down."""
         self._lost(Loss.REFUSED)
 
     def try_again(self) -> None:
@@ -356,7 +361,7 @@ class SessionExchange(LockExchange):
         waited = max(now - self.refused_at, 0.0) if loss is Loss.REFUSED else 0.0
         is_resent = self._plight is not None and self._plight.is_resent
         verdict = what_now(
-            Trouble(self.template.method, self._kind, loss, waited, is_resent),
+            Trouble(self.template.method, self._kind, loss, waited, is_resent, self.has_no_hope),
             plane.recoveries.section,
             is_recoverable=session.record.recoverable and bool(table.params(session)),
             recoveries=session.record.recoveries,
