@@ -41,6 +41,7 @@ class Pool:
         "_open",
         "_plane",
         "_waiting",
+        "generation",
         "idle_timeout",
         "meters",
         "origin",
@@ -65,6 +66,8 @@ class Pool:
         self.origin = origin
         self.meters = meters
         self.row = row
+        self.generation = 0
+        """How often the row has been another upstream's before."""
         self.idle_timeout = float(config.idle_timeout)
         self.queue_timeout = float(config.queue_timeout)
         self._limit = max(1, config.max_connections // share)

@@ -7,6 +7,7 @@ mail        one ring per (sender, receiver): its sender     mailboxes.py
 sessions    any worker, under locks of single slots         sessions/layout.py
 board       any worker                                      board.py
 cursors     any worker, under the lock of a route           cursors.py
+affinity    any worker                                      affinity.py
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import time
 from typing import Final, Protocol
 
 from shadowcat.config.model import Config
+from shadowcat.shm.affinity import SECRET as AFFINITY_SECRET
+from shadowcat.shm.affinity import AffinityTable
 from shadowcat.shm.board import Board
 from shadowcat.shm.counters import Layout
 from shadowcat.shm.cursors import Cursors
@@ -57,7 +60,18 @@ class Lifeline(Protocol):
 class Shared:
     """Every shared area, by name."""
 
-    __slots__ = ("_cursors", "_pages", "_region", "_section", "_sessions", "board", "host", "layout", "mail")
+    __slots__ = (
+        "_cursors",
+        "_pages",
+        "_region",
+        "_section",
+        "_sessions",
+        "affinity",
+        "board",
+        "host",
+        "layout",
+        "mail",
+    )
 
     def __init__(self, config: Config) -> None:
         processes = worker_number(config.workers)
@@ -70,6 +84,7 @@ class Shared:
         rows = sum(len(route.upstreams) for route in config.routes)
         board = Board.plan(plan, rows)
         self._cursors = Cursors.plan(plan, len(config.routes))
+        affinity = AffinityTable.plan(plan)
         self._section = config.sessions
         self._sessions = session_layout.plan(plan, config.sessions.capacity, processes)
         self._region = region = Region(plan.size)
@@ -78,6 +93,7 @@ class Shared:
         dropped = self.layout.cell("mail_dropped_total")
         self.mail = Mailboxes(region, mail, [page.cells[dropped : dropped + 1] for page in self._pages])
         self.board = Board(region, board, rows)
+        self.affinity = AffinityTable(region, affinity, os.urandom(AFFINITY_SECRET))
         Owners.seed(region, self._sessions, os.urandom(SECRET))
 
     @classmethod
