@@ -10,9 +10,10 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from shadowcat.config.model import Balance, Config, Http, Route, Upstream
 from shadowcat.testing.loopback import Loopback
 
-from .conftest import LAST, STREAM, Pair, answer, chunk, request
+from .conftest import EVENT, LAST, STREAM, Pair, answer, chunk, request
 from .test_forwarding import MODERN
 
+NAME = b"786512e2-9e0d-44bd-8f29-789f320fe840"
 STATE = b"v1." + b"x" * 400
 ASKS = (
     b'{"jsonrpc":"2.0","id":12345,"result":{"resultType":"input_required","inputRequests":{"q":{"method":'
@@ -23,12 +24,11 @@ RETRY = (
     b'{"jsonrpc":"2.0","id":12345,"method":"tools/call","params":{"name":"echo","arguments":{},"requestState":'
     b'"%b","inputResponses":{"q":{"action":"accept","content":{"answer":"a"}}}}}' % STATE
 )
-GET = b'{"jsonrpc":"2.0","id":12345,"method":"tasks/get","params":{"taskId":"786512e2-9e0d-44bd-8f29-789f320fe840"}}'
+GET = b'{"jsonrpc":"2.0","id":12345,"method":"tasks/get","params":{"taskId":"%b"}}' % NAME
 TASK = (
-    b'{"jsonrpc":"2.0","id":12345,"result":{"resultType":"complete","taskId":"786512e2-9e0d-44bd-8f29-789f320fe840",'
-    b'"status":"working","createdAt":"2025-11-25T10:30:00Z","lastUpdatedAt":"2025-11-25T10:50:00Z","ttlMs":1}}'
+    b'{"jsonrpc":"2.0","id":12345,"result":{"resultType":"complete","taskId":"%b","status":"working",'
+    b'"createdAt":"2025-11-25T10:30:00Z","lastUpdatedAt":"2025-11-25T10:50:00Z","ttlMs":1}}' % NAME
 )
-EVENT = b'event: message\r\ndata: {"jsonrpc":"2.0","method":"notifications/progress","params":{"progress":1}}\r\n\r\n'
 
 
 @pytest.fixture(params=["healthy_first", "least_connections"])
@@ -93,4 +93,4 @@ def test_state_presented(exchange: Callable[..., None]) -> None:
 
 
 def test_task(exchange: Callable[..., None]) -> None:
-    exchange(modern(GET, b"tasks/get", b"786512e2-9e0d-44bd-8f29-789f320fe840"), answer(content=TASK))
+    exchange(modern(GET, b"tasks/get", NAME), answer(content=TASK))
