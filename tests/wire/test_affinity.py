@@ -174,6 +174,19 @@ def test_it_is_known_before_the_client_has_it(
     assert hosts(proxy, GET, plane=other) == home * 4
 
 
+@pytest.mark.parametrize("reads", [(answer(STATE),), (STREAM, event(STATE), LAST)], ids=["json", "events"])
+def test_a_state_is_found_again_and_again(proxy: Stage, reads: tuple[bytes, ...]) -> None:
+    for _ in range(6):
+        home = issued(proxy, *reads)
+        assert hosts(proxy, AGAIN) == home * 4
+
+
+def test_what_passes_on_a_listen_stream_was_issued_before(proxy: Stage) -> None:
+    sent = request("subscriptions/listen", notifications={"toolsListChanged": True})
+    issued(proxy, STREAM, event(TASK), LAST, sent=sent)
+    assert Counter(hosts(proxy, GET)) == {"a": 2, "b": 2}
+
+
 def test_a_listener_goes_where_most_of_its_tasks_run(proxy: Stage) -> None:
     for name in ("x", "y", "z"):
         note(proxy, 1, b"task:" + name.encode())
@@ -201,14 +214,14 @@ def test_who_denies_a_task_does_not_have_it(proxy: Stage) -> None:
 
 def test_each_route_has_its_own() -> None:
     more = Route(
-        path="/other",
+        path="/two",
         upstreams=[Upstream(url=f"http://{name}.example:3001/mcp") for name in "cd"],
     )
     with stage(upstreams=2, routes=[more]) as proxy:
         note(proxy, 0)
-        sent = request("tasks/get", path="/other", taskId="t-1")
+        sent = request("tasks/get", path="/two", taskId="t-1")
         assert sorted(hosts(proxy, sent, 2)) == ["c", "d"]
-        home = issued(proxy, answer(TASK), sent=request("tools/call", path="/other", name="echo"))
+        home = issued(proxy, answer(TASK), sent=request("tools/call", path="/two", name="echo"))
         assert hosts(proxy, sent) == home * 4
         assert hosts(proxy, GET) == "aaaa"
 

@@ -33,7 +33,7 @@ def table(make: Callable[..., AffinityTable]) -> AffinityTable:
 
 def crowd(count: int) -> list[int]:
     """Digests of one bucket, their tags all different."""
-    return [number << 40 | 5 for number in range(1, count + 1)]
+    return [number << 36 | 5 for number in range(1, count + 1)]
 
 
 def test_who_issued_what(table: AffinityTable) -> None:
@@ -49,8 +49,9 @@ def test_who_issued_what(table: AffinityTable) -> None:
 
 
 def test_a_row_that_no_entry_can_hold_is_not_noted(table: AffinityTable) -> None:
-    table.note(7, MOST_ROWS, 0, NOW)
-    assert table.find(7, NOW) is None
+    for digest in crowd(4):
+        table.note(digest, MOST_ROWS, 0, NOW)
+        assert table.find(digest, NOW) is None
 
 
 def test_where_scope_and_handle_meet_makes_a_difference(table: AffinityTable) -> None:
