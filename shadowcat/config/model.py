@@ -281,6 +281,13 @@ class Config(Section, frozen=True, kw_only=True):
     """Permit a listener without authentication on an address that is not loopback."""
     drain_timeout: Duration = Duration(30)
     """How long open exchanges may go on after SIGTERM before they are cut off."""
+    upstream_drain_timeout: Duration = Duration(300)
+    """How long the sessions of an upstream that was removed, or is drained, may go on before they end."""
+    max_upstreams: Annotated[int, Meta(ge=1, le=4096)] = 1024
+    """Most upstreams of all routes together, with those removed while running that still have sessions; each
+    takes about 200 bytes for each process, allocated at the start."""
+    max_routes: Annotated[int, Meta(ge=1, le=1024)] = 64
+    """Most routes, with those removed while running; each takes about 5 KiB for each process."""
     routes: list[Route]
     sessions: Sessions = Sessions()
     http: Http = Http()

@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 from aiohttp import hdrs, web
 
-from shadowcat.config.model import Config
 from shadowcat.control import guard
 from shadowcat.control.closer import Closer
 from shadowcat.control.metrics import exposition
+from shadowcat.control.present import Present
 from shadowcat.control.readiness import complaints
 from shadowcat.control.sessions import SessionsApi
 from shadowcat.control.status import status
@@ -28,11 +28,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Admin:
     """Answers every path of the admin listener."""
 
-    def __init__(self, config: Config, shared: Shared, table: SessionTable, closer: Closer) -> None:
-        self._config = config
+    def __init__(self, present: Present, shared: Shared, table: SessionTable, closer: Closer) -> None:
+        self._present = present
         self._shared = shared
         self._table = table
-        self._sessions = SessionsApi(config, table, closer)
+        self._sessions = SessionsApi(present, table, closer)
 
     def application(self) -> web.Application:
         """The application to serve."""
@@ -55,11 +55,13 @@ class Admin:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         accept = request.headers.get(hdrs.ACCEPT, "")
-        body, content_type = exposition(self._config, self._shared, self._table, accept, time.monotonic_ns())
+        body, content_type = exposition(
+            self._present.directory, self._shared, self._table, accept, time.monotonic_ns()
+        )
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 
     async def _status(self, _request: web.Request) -> web.Response:
-        body = status(self._config, self._shared, self._table, time.monotonic_ns())
+        body = status(self._present.snapshot, self._shared, self._table, time.monotonic_ns())
         return web.Response(body=body, content_type="application/json")
 
 

@@ -38,8 +38,7 @@ class Affinity:
             issuer = self._table.find(self._digest(route, handle), now)
             if issuer is None:
                 continue
-            pools = self._plane.sessions.pools
-            pool = pools[issuer.row] if issuer.row < len(pools) else None
+            pool = self._plane.sessions.pools.get(issuer.row)
             if pool is not None and pool.generation % GENERATIONS == issuer.generation:
                 homes[pool] = homes.get(pool, 0) + 1
         return max(homes, key=homes.__getitem__) if homes else None

@@ -43,7 +43,7 @@ class Kinds:
         route = template.route
         compares = route is not None and route.compares
         if template.is_modern:
-            return self._modern if route is None or route.only is not None else self._chosen[compares]
+            return self._chosen[compares] if route is not None and route.has_choice else self._modern
         if template.session_id is not None:
             return self._bodiless.get(template.method, self._session)
         return self._unbound[compares]

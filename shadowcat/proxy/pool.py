@@ -47,7 +47,11 @@ class Pool:
         "origin",
         "queue_timeout",
         "row",
+        "upstream",
     )
+
+    upstream: model.Upstream
+    """As it is configured; set by the roster."""
 
     def __init__(
         self,
@@ -57,17 +61,18 @@ class Pool:
         share: int,
         meters: UpstreamMeters,
         row: int = 0,
+        generation: int = 0,
     ) -> None:
         """`share` is how many workers divide the configured number of connections.
 
-        `row` is the upstream's number among those of all routes, by which all workers know it.
+        `row` is the upstream's number among those of all routes, by which all workers know it; `generation`
+        tells it from others that had the number before.
         """
         self._plane = plane
         self.origin = origin
         self.meters = meters
         self.row = row
-        self.generation = 0
-        """How often the row has been another upstream's before."""
+        self.generation = generation
         self.idle_timeout = float(config.idle_timeout)
         self.queue_timeout = float(config.queue_timeout)
         self._limit = max(1, config.max_connections // share)
@@ -131,6 +136,18 @@ class Pool:
         if idle:
             self._idle.remove(connection)
         self._dial_if_needed()
+
+    def change(self, config: model.Pool, origin: Origin | None) -> None:
+        """Go by other settings; with another origin, over other connections, too."""
+        self.idle_timeout = float(config.idle_timeout)
+        self.queue_timeout = float(config.queue_timeout)
+        if origin is not None:
+            self.origin = origin
+            self.close_idle()
+
+    def abort(self) -> None:
+        """Cut everything off."""
+        self.close_idle()
 
     def publish(self) -> None:
         """Put the pool's numbers into the metrics."""

@@ -30,6 +30,7 @@ LIFE: Final = 3600
 GENERATIONS: Final = 1 << 8
 """A row's generation is known modulo this."""
 MOST_ROWS: Final = 1 << 12
+"""As many as `max_upstreams` allows."""
 _BUCKETS: Final = 8192
 """64 Ki entries, 512 KiB: with 100 new handles a second each is known for ten minutes, as long as SDK servers
 take a request state."""
@@ -82,12 +83,10 @@ class AffinityTable:
 
         Args:
             digest: Of the handle.
-            row: Of the upstream; one from `MOST_ROWS` on is not noted.
+            row: Of the upstream, below `MOST_ROWS`.
             generation: Of the row.
             now: Monotonic seconds.
         """
-        if row >= MOST_ROWS:
-            return
         base, tag = _place(digest)
         time = int(now) // _UNIT & _TIME
         best = most = -1

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from shadowcat.config.model import Route, StrategyName, Upstream
 from shadowcat.mcp.envelope import peek
@@ -244,9 +245,29 @@ def test_another_upstream_that_has_the_row_now_is_asked_nothing(proxy: Stage) ->
 
 def test_a_row_that_is_not_there_any_more(proxy: Stage) -> None:
     note(proxy, 1)
-    sessions = proxy.plane.sessions
-    sessions.pools = sessions.pools[:1]
+    pools = proxy.plane.sessions.pools
+    del pools[proxy.plane.routes[0].pools[1].row]
     assert Counter(hosts(proxy, GET)) == {"a": 2, "b": 2}
+
+
+@pytest.mark.parametrize("strategy", ["round_robin", "least_connections"])
+def test_an_upstream_that_leaves_serves_what_it_issued(strategy: StrategyName) -> None:
+    with stage(upstreams=2, balance={"strategy": strategy}) as proxy:
+        note(proxy, 1)
+        (route,) = proxy.config.routes
+        proxy.publish(replace(proxy.config, routes=[replace(route, upstreams=route.upstreams[:1])]))
+        assert hosts(proxy, GET) == "bbbb"
+        assert hosts(proxy, OTHER) == "aaaa"
+
+
+def test_an_upstream_that_is_added_makes_a_choice() -> None:
+    with stage() as proxy:
+        hosts(proxy, CALL)
+        (route,) = proxy.config.routes
+        more = [*route.upstreams, Upstream(url="http://b.example:3001/mcp")]
+        proxy.publish(replace(proxy.config, routes=[replace(route, upstreams=more)]))
+        home = issued(proxy, answer(TASK))
+        assert hosts(proxy, GET) == home * 4
 
 
 def test_a_disabled_upstream_serves_what_it_issued() -> None:

@@ -46,7 +46,7 @@ class Control:
             status = 99
             try:
                 self._line.close()
-                status = run(config, shared, sockets, Tie(own))
+                status = run(shared, sockets, Tie(own))
             finally:
                 os._exit(status)
         own.close()

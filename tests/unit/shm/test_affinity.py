@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from shadowcat.config.load import load_config
 from shadowcat.config.model import Config
+from shadowcat.errors import ConfigError
 from shadowcat.shm.affinity import GENERATIONS, LIFE, MOST_ROWS, SECRET, AffinityTable, Issuer
 from shadowcat.shm.region import Plan, Region
 from shadowcat.shm.shared import Shared
@@ -48,10 +50,10 @@ def test_who_issued_what(table: AffinityTable) -> None:
     assert table.find(one, NOW) == Issuer(0, 0)
 
 
-def test_a_row_that_no_entry_can_hold_is_not_noted(table: AffinityTable) -> None:
-    for digest in crowd(4):
-        table.note(digest, MOST_ROWS, 0, NOW)
-        assert table.find(digest, NOW) is None
+def test_there_is_room_for_every_row_that_may_be_configured() -> None:
+    routes = [{"upstreams": [{"url": "http://127.0.0.1:3001/mcp"}]}]
+    with pytest.raises(ConfigError, match="max_upstreams"):
+        load_config(None, {}, {"routes": routes, "max_upstreams": MOST_ROWS + 1})
 
 
 def test_where_scope_and_handle_meet_makes_a_difference(table: AffinityTable) -> None:
