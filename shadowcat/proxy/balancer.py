@@ -135,6 +135,13 @@ class Desk:
                 self._latencies[index].pending += 1
         return index
 
+    def take(self, index: int) -> None:
+        """Put load on an upstream that was not chosen here."""
+        if self._loads is not None:
+            self._loads.begin(index)
+            if self._latencies:
+                self._latencies[index].pending += 1
+
     def pool(self, index: int) -> Pool:
         """Of the upstream with this index."""
         return self._pools[index]
@@ -194,6 +201,12 @@ class Choice:
         self._tried.append(index)
         self._began = self._clock()
         return self._desk.pool(index)
+
+    def take(self, index: int) -> None:
+        """Go to this upstream, whoever else there is."""
+        self._desk.take(index)
+        self._index = index
+        self._began = self._clock()
 
     def answered(self) -> None:
         """The head of the answer has come."""
@@ -362,6 +375,13 @@ class Balancer:
             return False
         now_ns = int(self._host.clock() * _NANOSECONDS)
         return health_of(self._board.health(pool.row), section.interval, now_ns) is Health.DOWN
+
+    def return_to(self, home: Pool) -> Choice:
+        """The way of a modern request that only `home` can serve, whether or not that can be chosen now."""
+        choice = Choice(self._desks[_MODERN], 0, self._host.clock)
+        if home in self._pools:  # One that is about to be removed is compared with none.
+            choice.take(self._pools.index(home))
+        return choice
 
     def members(self, purpose: Purpose) -> tuple[Pool, ...]:
         """Who can be chosen."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from shadowcat.config.model import Config
 from shadowcat.policy.forwarded import TrustedProxies
 from shadowcat.policy.guard import Guard
+from shadowcat.proxy.affinity import Affinity
 from shadowcat.proxy.downstream import ClientConnection
 from shadowcat.proxy.exchange import Exchange
 from shadowcat.proxy.kinds import Kinds
@@ -56,6 +57,7 @@ class DataPlane:
         self.observers: tuple[Observer, ...] = ()
         self.kinds = Kinds()
         self.sessions = Sessions(self, config.sessions, shared.sessions_for(process), shared.board)
+        self.affinity = Affinity(self, shared.affinity)
         self.streams = Streams(self, shared.mail, process, shared.processes)
         self.recoveries = Recoveries(self, config.sessions, shared, process)
         self._touch_every = min(1.0, config.sessions.idle_timeout / 4)

@@ -25,6 +25,7 @@ class Route:
         "attempts",
         "balancer",
         "compares",
+        "has_choice",
         "legacy",
         "meters",
         "name",
@@ -57,6 +58,9 @@ class Route:
         """That of the one upstream that gets everything; None where there is a choice to make."""
         self.compares = False
         """Whether the choice depends on what the requests of this worker do."""
+        self.has_choice = False
+        """Whether there are, or once were, several upstreams: what one that leaves has issued goes back to
+        it as long as it is there."""
         self.legacy: tuple[Pool, ...] = ()
         """Of those that get legacy requests."""
         self.needs_session = False
@@ -66,6 +70,7 @@ class Route:
         """Go by this section, and by what was made of it, from now on."""
         self.pools = pools
         self.balancer = balancer
+        self.has_choice = self.has_choice or len(pools) > 1
         self.compares = len(pools) > 1 and section.balance.strategy in COMPARES
         self.timeouts = section.timeouts
         self.attempts = section.retry.attempts

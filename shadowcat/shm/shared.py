@@ -8,6 +8,7 @@ sessions    any worker, under locks of single slots         sessions/layout.py
 board       control, and any worker                         board.py
 snapshot    control                                         snapshots.py
 cursors     any worker, under the lock of a route           cursors.py
+affinity    any worker                                      affinity.py
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Final, Protocol
 from shadowcat.config import seats
 from shadowcat.config.model import Config
 from shadowcat.errors import StartError
+from shadowcat.shm.affinity import SECRET as AFFINITY_SECRET
+from shadowcat.shm.affinity import AffinityTable
 from shadowcat.shm.board import Board
 from shadowcat.shm.counters import Layout
 from shadowcat.shm.cursors import Cursors
@@ -71,6 +74,7 @@ class Shared:
         "_region",
         "_section",
         "_sessions",
+        "affinity",
         "board",
         "host",
         "layout",
@@ -90,6 +94,7 @@ class Shared:
         capacity = _TEXT + config.max_routes * _ROUTE_TEXT + config.max_upstreams * _UPSTREAM_TEXT
         snapshot = Snapshots.plan(plan, capacity)
         self._cursors = Cursors.plan(plan, config.max_routes)
+        affinity = AffinityTable.plan(plan)
         self._section = config.sessions
         self._sessions = session_layout.plan(plan, config.sessions.capacity, processes)
         self._region = region = Region(plan.size)
@@ -99,6 +104,7 @@ class Shared:
         self.mail = Mailboxes(region, mail, [page.cells[dropped : dropped + 1] for page in self._pages])
         self.board = Board(region, board, config.max_upstreams)
         self.snapshot = Snapshots(region, snapshot, capacity)
+        self.affinity = AffinityTable(region, affinity, os.urandom(AFFINITY_SECRET))
         Owners.seed(region, self._sessions, os.urandom(SECRET))
 
     @classmethod
