@@ -80,6 +80,13 @@ class Refusal(Enum):
     WRONG_HOST = _Row(421, _INVALID, False, "this proxy does not answer for that Host", "RFC 9110 15.5.20")
     WRONG_ORIGIN = _Row(403, 403, False, "this Origin is not allowed", "MCP transports, security warning")
     REPEATED_VERSION = _Row(400, HEADER_MISMATCH, False, "MCP-Protocol-Version is repeated", "RFC 9110 5.3")
+    # Authentication. One that cannot be carried out now is no verdict on a token: 503, never 401.
+    TOKEN_MISSING = _Row(401, 401, False, "a bearer token is needed", "RFC 6750 3")
+    TOKEN_INVALID = _Row(401, 401, False, "the token is not accepted", "RFC 6750 3.1")
+    TOKEN_MALFORMED = _Row(400, _INVALID, False, "malformed or repeated Authorization", "RFC 6750 3.1")
+    TOKEN_IN_QUERY = _Row(400, _INVALID, False, "a token does not belong into the query", "RFC 9700 4.3.2")
+    SCOPE_MISSING = _Row(403, 403, False, "the token does not allow this", "RFC 6750 3.1")
+    TOKEN_UNCHECKED = _Row(503, _INTERNAL, False, "tokens cannot be checked now", "RFC 9110 15.6.4", None, 2)
     CHARSET = _Row(415, _INVALID, False, "JSON is UTF-8; no other charset is accepted", "RFC 8259 8.1")
     # Body: JSON-RPC that the next parser could read in another way, or that nobody can read.
     NOT_JSON = _Row(400, PARSE_ERROR, False, "the body is not JSON in UTF-8", "JSON-RPC 2.0 5.1")
@@ -113,6 +120,7 @@ class Refusal(Enum):
     CONNECT_TIMEOUT = _Row(504, _INTERNAL, False, "connecting to upstream timed out", "RFC 9110 15.6.5")
     RESET = _Row(502, _INTERNAL, False, "upstream closed before answering", "RFC 9110 15.6.3")
     BAD_RESPONSE = _Row(502, _INTERNAL, False, "upstream sent a malformed answer", "RFC 9112 8")
+    CHALLENGED = _Row(502, _INTERNAL, False, "upstream asks the proxy to authenticate", "MCP authorization")
     FIRST_BYTE_TIMEOUT = _Row(504, _INTERNAL, False, "upstream did not answer in time", "RFC 9110 15.6.5")
     REQUEST_TIMEOUT = _Row(504, _INTERNAL, False, "the request took too long", "RFC 9110 15.6.5")
     QUEUE_TIMEOUT = _Row(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from shadowcat.config.access import auth_problems, authenticates
 from shadowcat.config.addresses import Address, parse_host, parse_listen
 from shadowcat.config.headers import FIELD_NAME, RESERVED, check_header
 from shadowcat.config.model import Config, Health
@@ -19,9 +20,9 @@ from shadowcat.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from shadowcat.config.model import Route, Upstream
+    from shadowcat.config.model import Upstream
 
-MAY_BE_ZERO: Final = frozenset({"drain_timeout", "idle_timeout", "queue_timeout", "detached"})
+MAY_BE_ZERO: Final = frozenset({"drain_timeout", "idle_timeout", "queue_timeout", "detached", "leeway"})
 """Durations where 0 has a meaning: at once, or not at all. Elsewhere it would refuse every request."""
 
 _ORIGIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]+)")
@@ -62,7 +63,7 @@ def semantic_problems(config: Config) -> list[str]:
         *_limits(config),
         *_sessions(config),
         *_access_log(config),
-        *_routes(config.routes),
+        *_routes(config),
     ]
 
 
@@ -139,10 +140,12 @@ def _listeners(config: Config) -> Iterator[str]:
 
 def _public_listener(path: str, text: str, config: Config) -> Iterator[str]:
     if not config.insecure:
-        yield (
-            f"{path}: {text} can be reached from other machines and no route asks for authentication:"
-            " listen on 127.0.0.1, or set insecure: true"
-        )
+        open_routes = [route.path for route in config.routes if not authenticates(route)]
+        if open_routes:
+            yield (
+                f"{path}: {text} can be reached from other machines, and {', '.join(open_routes)} asks nobody"
+                " for a token: give it an auth section, listen on 127.0.0.1, or set insecure: true"
+            )
     if config.public_url is None and not config.allowed_hosts:
         yield (
             f"{path}: {text} can be reached by other names than localhost, and none is accepted: set"
@@ -225,7 +228,8 @@ def _access_log(config: Config) -> Iterator[str]:
         yield "access_log.sample: expected a number from 0 to 1"
 
 
-def _routes(routes: list[Route]) -> Iterator[str]:
+def _routes(config: Config) -> Iterator[str]:
+    routes = config.routes
     if not routes:
         yield "routes: at least one route is needed"
     seen: dict[str, str] = {}
@@ -238,6 +242,8 @@ def _routes(routes: list[Route]) -> Iterator[str]:
         if not route.upstreams:
             yield f"{path}.upstreams: at least one upstream is needed"
         yield from _hash_on(f"{path}.balance.hash_on", route.balance.hash_on)
+        if route.auth is not None:
+            yield from auth_problems(f"{path}.auth", route, config)
         if route.health is not None:
             yield from _health(f"{path}.health", route.health)
         names: dict[str, str] = {}

@@ -114,7 +114,7 @@ class SessionsApi:
             "route": record.route,
             "upstream": upstream,
             "principal": record.principal,
-            "owner": record.owner,
+            "owner": record.owner or record.principal,
             "protocol_version": record.version or None,
             "state": record.state.name.lower(),
             "age_seconds": (now_ns - record.created_ns) / 1e9,

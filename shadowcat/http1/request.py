@@ -26,6 +26,7 @@ _METHODS: Final = frozenset(
 READ: Final = frozenset(
     {
         b"access-control-request-headers",
+        b"authorization",
         b"connection",
         b"content-length",
         b"content-type",

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
+from shadowcat.http1.target import is_host
+
 
 class Forwarded(NamedTuple):
     """What a request says of its way so far, or what this proxy says of it."""
@@ -16,6 +18,13 @@ class Forwarded(NamedTuple):
     """The Host that the client asked for."""
     proto: bytes
     """The scheme that the client used."""
+
+    @property
+    def base(self) -> str:
+        """Scheme and host as the client knows them, as far as they can be believed to be such."""
+        proto = self.proto if self.proto in (b"http", b"https") else b"http"
+        host = self.host if is_host(self.host) else b"localhost"
+        return (proto + b"://" + host.lower()).decode("ascii")
 
 
 def is_loopback(address: str) -> bool:

@@ -40,7 +40,7 @@ class AffinityExchange(Exchange):
         envelope = self.envelope
         home = None
         if envelope is not None and (envelope.method in PRESENTING or self.body.find(REQUEST_STATE) >= 0):
-            home = self.plane.affinity.home(self._route, envelope, self.body)
+            home = self.plane.affinity.home(self._route, self.template.principal, envelope, self.body)
         self._home = home
         if home is None:
             Exchange.start(self)  # `super` takes three times as long.
@@ -82,7 +82,8 @@ class AffinityExchange(Exchange):
 
     def _finder(self, *, is_stream: bool) -> IssuedHandles:
         assert self._pool is not None
-        return IssuedHandles(partial(self.plane.affinity.note, self._route, self._pool), is_stream=is_stream)
+        note = partial(self.plane.affinity.note, self._route, self.template.principal, self._pool)
+        return IssuedHandles(note, is_stream=is_stream)
 
 
 class MeasuredAffinityExchange(MeasuredExchange, AffinityExchange):

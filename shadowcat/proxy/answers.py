@@ -65,3 +65,13 @@ def preflight(fields: bytes, *, close: bool) -> bytes:
         fields,
         b"Connection: close\r\n" if close else b"",
     )
+
+
+def document(text: bytes, fields: bytes, *, close: bool) -> bytes:
+    """Answer a GET with a JSON document; `fields` are further ones, each with its CRLF."""
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b%b\r\n%b" % (
+        len(text),
+        fields,
+        b"Connection: close\r\n" if close else b"",
+        text,
+    )

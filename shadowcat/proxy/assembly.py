@@ -30,7 +30,7 @@ def assemble(config: Config, shared: Shared, process: int, loop: asyncio.Abstrac
         SnapshotError: What the supervisor or control has published is spoilt.
     """
     worker = process - worker_number(0)
-    plane = DataPlane(config, shared, process, loop)
+    plane = DataPlane(config, shared, process, loop, time.time)
     host = Host(
         [shared.page(each).cells for each in range(shared.processes)],
         shared.cursors_with(plane.sessions.table.locks),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from enum import Enum
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
@@ -12,7 +12,10 @@ from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import Kind, peek
 from shadowcat.policy.forwarded import is_loopback
 from shadowcat.policy.inspect import inspect
+from shadowcat.proxy.access import Denial
+from shadowcat.proxy.admission import Waiter
 from shadowcat.proxy.answers import CONTINUE
+from shadowcat.proxy.client_state import State
 from shadowcat.proxy.exchange import Exchange
 from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER, limit_silence, reset, unacknowledged
 from shadowcat.proxy.own_answer import OwnAnswer
@@ -34,27 +37,9 @@ _DRAIN_GRACE: Final = 1.0
 would lose a request that is on its way."""
 
 
-class State(Enum):
-    """What the connection is doing.
-
-    READING -whole request-> ANSWERING -answer-> READING
-    A last answer, own or relayed, leads to LINGERING, and that to CLOSED.
-    """
-
-    READING = "reading"
-    ANSWERING = "answering"
-    """A request is being answered; what arrives now belongs to the next one."""
-    LINGERING = "lingering"
-    """The last answer is out, what still arrives is discarded: closing at once would reset the connection
-    and could destroy the answer (RFC 9112 section 9.6)."""
-    CLOSED = "closed"
-
-
 # An Enum member costs three look-ups; these run several times per request.
-_READING: Final = State.READING
-_ANSWERING: Final = State.ANSWERING
-_LINGERING: Final = State.LINGERING
-_CLOSED: Final = State.CLOSED
+_READING, _ANSWERING = State.READING, State.ANSWERING
+_LINGERING, _CLOSED = State.LINGERING, State.CLOSED
 _IDLE: Final = Stage.IDLE
 _INVALID: Final = Kind.INVALID
 _BATCH: Final = Kind.BATCH
@@ -79,6 +64,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         "_state",
         "_transport",
         "_unsent",
+        "_waiter",
         "_working",
         "address",
         "last_request",
@@ -100,6 +86,8 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._stage = _IDLE
         """The reader's stage for which the deadline was set."""
         self._exchange: Exchange | None = None
+        self._waiter: Waiter | None = None
+        """A request whose token cannot be judged yet."""
         self._requests_left = plane.http.max_requests
         self.last_request = False
         """Whether the present request is the last one this connection may carry."""
@@ -168,7 +156,10 @@ class ClientConnection(asyncio.Protocol, Timed):
         """The client will send no more. Returns whether the connection stays open for an answer."""
         exchange = self._exchange
         if exchange is None:
-            return False  # Nothing is owed: an unfinished request is not answered.
+            if self._waiter is None or self._waiter.cancelled_by_disconnect:
+                return False  # Nothing is owed: an unfinished request is not answered.
+            self._half_closed = self.last_request = True
+            return True
         if exchange.cancelled_by_disconnect:
             # Now, and not once everything is flushed: a client that has stopped reading would put that off.
             self._exchange = None
@@ -186,6 +177,9 @@ class ClientConnection(asyncio.Protocol, Timed):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.client_left()
+        if self._waiter is not None:
+            self._waiter.cancel()
+            self._waiter = None
 
     def pause_writing(self) -> None:
         """The client is slower than its upstream."""
@@ -243,6 +237,13 @@ class ClientConnection(asyncio.Protocol, Timed):
             return
         self._stage = stage
         http = self._plane.http
+        template = self._reader.template
+        if stage is Stage.BODY and template is not None and template.halts:
+            # Decided on the head, so that nobody is asked for a body that is not wanted.
+            denial = self._plane.admission.judge(template)
+            if isinstance(denial, Denial):
+                self._break_off(self._reader.broken(denial.refusal), denial.fields)
+                return
         timeout = http.body_timeout if stage is Stage.BODY else http.head_timeout
         self._plane.wheel.set(self, self._plane.clock() + timeout)
         if self._reader.wants_continue:
@@ -254,11 +255,10 @@ class ClientConnection(asyncio.Protocol, Timed):
         if self._requests_left <= 0:
             self.last_request = True
         self._stage = _IDLE
-        route = template.route
-        if template.refusal is not None or route is None:
-            refusal = template.refusal or Refusal.NO_ROUTE
-            self._answer(OwnAnswer(refusal, template, body, values=values))
+        if template.halts and self._halted(template, values, body):
             return
+        route = template.route
+        assert route is not None
         envelope = None
         new_exchange = template.new_exchange
         if template.is_post:
@@ -273,14 +273,13 @@ class ClientConnection(asyncio.Protocol, Timed):
                 if kind is _BATCH and template.session_id is not None:
                     # Whether that is allowed depends on the session.
                     objection = None
-                    new_exchange = self._plane.kinds.batch
+                    new_exchange = self._plane.kinds.batch(template)
             else:
                 objection = None
                 if template.may_open and envelope.method == "initialize" and kind is _REQUEST:
-                    new_exchange = self._plane.kinds.initialize
+                    new_exchange = self._plane.kinds.initialize(template)
             if objection is not None:
-                refusal, detail = objection.refusal, objection.detail
-                self._answer(OwnAnswer(refusal, template, body, detail, values, envelope))
+                self._answer(OwnAnswer(objection.refusal, template, body, objection.detail, values, envelope))
                 return
         elif template.preflight is not None:
             self._answer(OwnAnswer(None, template, values=values))
@@ -291,6 +290,33 @@ class ClientConnection(asyncio.Protocol, Timed):
         exchange = self._exchange = new_exchange()
         exchange.begin(plane, self, template, route, values, body, envelope)
         exchange.start()
+
+    def _halted(self, template: RequestTemplate, values: tuple[bytes, ...], body: bytes) -> bool:
+        """Whether a request does not begin, or not yet; if so, it was seen to."""
+        if template.refusal is not None or template.document is not None:
+            self._answer(OwnAnswer(template.refusal, template, body, values=values))
+            return True
+        admission = self._plane.admission
+        verdict = admission.judge(template)
+        if verdict is None:
+            return False
+        decided = partial(self._decided, template, values, body)
+        found = verdict if isinstance(verdict, Denial) else admission.wait(template, verdict, decided)
+        if isinstance(found, Denial):
+            decided(found)
+        else:
+            self._state, self._waiter, self.deadline = _ANSWERING, found, inf
+        return True
+
+    def _decided(
+        self, template: RequestTemplate, values: tuple[bytes, ...], body: bytes, denial: Denial | None
+    ) -> None:
+        """The request that waited is let through, or not."""
+        self._waiter = None
+        if denial is None:
+            self._begin(template, values, body)
+        else:
+            self._answer(OwnAnswer(denial.refusal, template, body, values=values, fields=denial.fields))
 
     # From the exchange.
 
@@ -318,8 +344,8 @@ class ClientConnection(asyncio.Protocol, Timed):
     def refuse_exchange(self, exchange: Exchange, refusal: Refusal, detail: str) -> None:
         """The exchange could not be carried out; nothing of an answer was sent."""
         self._exchange = None
-        template, values, envelope = exchange.template, exchange.values, exchange.envelope
-        self._answer(OwnAnswer(refusal, template, exchange.body, detail, values, envelope, exchange))
+        asked = exchange.template, exchange.body, detail, exchange.values, exchange.envelope
+        self._answer(OwnAnswer(refusal, *asked, exchange))
 
     def cut_off(self, *, reset: bool) -> None:
         """The answer broke off. `reset` where a clean end would read as the end of the answer."""
@@ -359,16 +385,15 @@ class ClientConnection(asyncio.Protocol, Timed):
     # Ends.
 
     def _rest(self) -> None:
-        wheel = self._plane.wheel
-        self.deadline = deadline = wheel.now + self._keepalive
-        if deadline < self.filed:
-            wheel.file(self)
+        self._plane.wheel.set(self, self._plane.wheel.now + self._keepalive)
         if self._reader.buffer and not self._working:
             self._work()
 
-    def _break_off(self, broken: Broken) -> None:
+    def _break_off(self, broken: Broken, fields: bytes = b"") -> None:
         """Refuse what was not read to its end: where the next request begins is not known."""
-        self._answer(OwnAnswer(broken.refusal, broken.template, values=broken.values), close=True)
+        self._answer(
+            OwnAnswer(broken.refusal, broken.template, values=broken.values, fields=fields), close=True
+        )
 
     def _answer(self, own: OwnAnswer, *, close: bool = False) -> None:
         """Answer without an upstream. `close` ends the connection even if nothing else does."""

@@ -40,6 +40,8 @@ def key_source(hash_on: str) -> KeyOf:
 
 
 def _principal(exchange: Exchange, client: ClientConnection | None) -> bytes | None:
+    if exchange.template.admitted is not None:
+        return exchange.template.principal.encode()
     return owner_of(client.name(exchange.template)).encode() if client is not None else None
 
 

@@ -66,7 +66,9 @@ class InitializeExchange(LockExchange):
         client = self._client
         assert client is not None
         plane = self.plane
-        self._owner = owner_of(client.name(self.template))
+        template = self.template
+        # Where nobody authenticates, everybody is the same principal.
+        self._owner = owner_of(client.name(template)) if template.admitted is None else template.principal
         try:
             found = plane.sessions.reserve(self._owner, int(plane.clock() * NANOSECONDS))
         except LockBusyError:
@@ -147,6 +149,7 @@ class InitializeExchange(LockExchange):
         assert slot is not None
         self.session = session = self.plane.sessions.create(
             slot,
+            principal=self.template.principal,
             owner=self._owner,
             route=self._route,
             pool=pool,

@@ -11,6 +11,7 @@ from shadowcat.proxy.delete_exchange import DeleteExchange
 from shadowcat.proxy.exchange import Exchange
 from shadowcat.proxy.initialize import InitializeExchange
 from shadowcat.proxy.measured_exchange import MeasuredUnboundExchange
+from shadowcat.proxy.protected import protected
 from shadowcat.proxy.session_exchange import SessionExchange, UnboundExchange
 from shadowcat.proxy.stream_exchange import StreamExchange
 
@@ -25,7 +26,7 @@ def _plain(kind: type[Exchange]) -> type[Exchange]:
 class Kinds:
     """The classes of exchanges."""
 
-    __slots__ = ("_bodiless", "_chosen", "_modern", "_session", "_unbound", "batch", "initialize")
+    __slots__ = ("_batch", "_bodiless", "_chosen", "_initialize", "_modern", "_session", "_unbound")
 
     def __init__(self, make: Callable[[type[Exchange]], type[Exchange]] = _plain) -> None:
         """`make` turns a class into the one that is used: by default the class itself."""
@@ -33,13 +34,24 @@ class Kinds:
         # By whether the route's strategy compares loads.
         self._chosen = {False: make(AffinityExchange), True: make(MeasuredAffinityExchange)}
         self._unbound = {False: make(UnboundExchange), True: make(MeasuredUnboundExchange)}
-        self.initialize = make(InitializeExchange)
+        self._initialize = make(InitializeExchange)
         self._session = make(SessionExchange)
         self._bodiless = {b"GET": make(StreamExchange), b"DELETE": make(DeleteExchange)}
-        self.batch = make(BatchExchange)
+        self._batch = make(BatchExchange)
 
     def of(self, template: RequestTemplate) -> type[Exchange]:
         """The class of a head's exchanges. Of some, the message makes `batch` or `initialize` of it."""
+        return _guarded(template, self._of(template))
+
+    def initialize(self, template: RequestTemplate) -> type[Exchange]:
+        """The class for the first message of a session."""
+        return _guarded(template, self._initialize)
+
+    def batch(self, template: RequestTemplate) -> type[Exchange]:
+        """The class for a batch of a session."""
+        return _guarded(template, self._batch)
+
+    def _of(self, template: RequestTemplate) -> type[Exchange]:
         route = template.route
         compares = route is not None and route.compares
         if template.is_modern:
@@ -47,3 +59,8 @@ class Kinds:
         if template.session_id is not None:
             return self._bodiless.get(template.method, self._session)
         return self._unbound[compares]
+
+
+def _guarded(template: RequestTemplate, kind: type[Exchange]) -> type[Exchange]:
+    access = template.route.access if template.route is not None else None
+    return kind if access is None or access.forwards else protected(kind)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import Envelope, request_id
 from shadowcat.mcp.eras import Era
-from shadowcat.proxy.answers import answer, preflight
+from shadowcat.proxy.answers import answer, document, preflight
 from shadowcat.proxy.observe import Observation
 from shadowcat.proxy.template import RequestTemplate
 
@@ -19,7 +19,7 @@ class OwnAnswer(NamedTuple):
     """The answer to one request."""
 
     refusal: Refusal | None
-    """Why the request is refused; None for OPTIONS, which is answered without an upstream."""
+    """Why the request is refused; None for what is answered without an upstream: OPTIONS and metadata."""
     template: RequestTemplate | None
     """The request's head; None if it could not be read."""
     body: bytes = b""
@@ -31,11 +31,20 @@ class OwnAnswer(NamedTuple):
     envelope: Envelope | None = None
     exchange: Exchange | None = None
     """The exchange that failed; None if it had not begun."""
+    fields: bytes = b""
+    """Further header fields, each with its CRLF."""
 
     @property
     def status(self) -> int:
         """The HTTP status."""
-        return 204 if self.refusal is None else self.refusal.status
+        if self.refusal is not None:
+            return self.refusal.status
+        return 204 if self._document is None else 200
+
+    @property
+    def _document(self) -> bytes | None:
+        template = self.template
+        return None if template is None or template.preflight is not None else template.document
 
     @property
     def closes(self) -> bool:
@@ -47,11 +56,13 @@ class OwnAnswer(NamedTuple):
     def render(self, *, close: bool) -> bytes:
         """The whole message; `close` says that the connection ends with it."""
         template = self.template
-        fields = template.cors if template is not None else b""
+        fields = self.fields + (template.cors if template is not None else b"")
         if fields and self.refusal is None and template is not None:
             fields += template.preflight or b""
         if template is not None and not template.http11 and not close:
             fields += b"Connection: keep-alive\r\n"
+        if self._document is not None and self.refusal is None:
+            return document(self._document, fields, close=close)
         if self.refusal is None:
             return preflight(fields, close=close)
         return answer(

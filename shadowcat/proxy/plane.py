@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
 from shadowcat.config.model import Config
 from shadowcat.policy.forwarded import TrustedProxies
 from shadowcat.policy.guard import Guard
+from shadowcat.proxy.admission import Admission
 from shadowcat.proxy.affinity import Affinity
 from shadowcat.proxy.downstream import ClientConnection
 from shadowcat.proxy.exchange import Exchange
@@ -38,8 +39,15 @@ _FORGET_EVERY: Final = 60.0
 class DataPlane:
     """Connections, exchanges and pools of a worker, and what they need: limits, cells, time."""
 
-    def __init__(self, config: Config, shared: Shared, process: int, loop: asyncio.AbstractEventLoop) -> None:
-        """Made by `assembly.assemble` alone, which also adds the routes."""
+    def __init__(
+        self,
+        config: Config,
+        shared: Shared,
+        process: int,
+        loop: asyncio.AbstractEventLoop,
+        wall: Callable[[], float],
+    ) -> None:
+        """Made by `assembly.assemble` alone, which also adds the routes; `wall` tells seconds since 1970."""
         self.loop = loop
         self.clock = loop.time
         self.cells = shared.page(process).cells
@@ -57,6 +65,7 @@ class DataPlane:
         self.observers: tuple[Observer, ...] = ()
         self.kinds = Kinds()
         self.sessions = Sessions(self, config.sessions, shared.sessions_for(process), shared.board)
+        self.admission = Admission(self, shared, process, wall)
         self.affinity = Affinity(self, shared.affinity)
         self.streams = Streams(self, shared.mail, process, shared.processes)
         self.recoveries = Recoveries(self, config.sessions, shared, process)
@@ -87,6 +96,7 @@ class DataPlane:
             for loopback in (False, True)
         }
         self.routes = routes
+        self.admission.take_up(config, routes)
         self.route_table = RouteTable(routes)
         self.pools = tuple(pools.values())
         self.sessions.pools = pools
@@ -99,6 +109,7 @@ class DataPlane:
         """Something has changed."""
         self.known = self.epoch[0]
         self.roster.refresh()
+        self.admission.refresh()
 
     # For the worker.
 
@@ -157,6 +168,10 @@ class DataPlane:
         """Mail WAKE has come."""
         self.streams.wake(slot)
         self.recoveries.woken(slot)
+
+    def answered(self) -> None:
+        """Mail ANSWERED has come."""
+        self.admission.look_for_answers()
 
     def reopen_logs(self) -> None:
         """Log files were renamed: open them anew."""
@@ -246,6 +261,7 @@ class DataPlane:
         now = self.loop.time()
         if self.epoch[0] != self.known:
             self.refresh()
+        self.admission.tick()
         self.wheel.tick(now)
         self._publish()
         for observer in self.observers:

@@ -17,6 +17,8 @@ from shadowcat.proxy.route import RouteTable
 from shadowcat.proxy.template import RequestTemplate
 
 _METHODS: Final = frozenset({b"GET", b"POST", b"DELETE", b"OPTIONS"})
+_READING: Final = frozenset({b"GET", b"OPTIONS"})
+_TOKEN: Final = b"authorization"
 _VERSION: Final = b"mcp-protocol-version"
 _SESSION: Final = b"mcp-session-id"
 _MOST_HEADS: Final = 16_384
@@ -115,9 +117,20 @@ class RequestHeads:
         elif has_foreign_charset(head.values(b"content-type")):
             refusal = Refusal.CHARSET
         refusal = self._guard.check(head.host, head.values(b"origin")) or refusal
+        described = self._routes.described(head.target.path)
+        if described is not None:
+            route = None
+            refusal = self._guard.check(head.host, head.values(b"origin"))
+            if head.method not in _READING and refusal is None:
+                refusal = Refusal.METHOD
         forwarded = describe(head.named, head.host, trusted=self._trusted)
+        if route is not None and route.access is not None and route.access.forwards:
+            tokens = [(_TOKEN, b"Authorization", value) for value in head.values(_TOKEN)]
+            head = head._replace(forwarded=(*head.forwarded, *tokens))
         suffix += head.target.query
         template = RequestTemplate(head, era, route, suffix, refusal, forwarded, holes)
+        if described is not None:
+            template.document = described.document(template.base)
         template.new_exchange = self._kinds.of(template)
         return template
 

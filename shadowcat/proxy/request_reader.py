@@ -92,6 +92,11 @@ class RequestReader:
         return self._read_body()
 
     @property
+    def template(self) -> RequestTemplate | None:
+        """The head of the request whose body is being read."""
+        return self._template
+
+    @property
     def wants_continue(self) -> bool:
         """Whether the client holds its body back until it is told to go on (RFC 9110 section 10.1.1)."""
         template = self._template

@@ -13,6 +13,7 @@ HEAD_LIMIT: Final = 64 * 1024
 _MOST_HEADS: Final = 4096
 _MOST_BYTES: Final = 4 * 1024 * 1024
 _SESSION: Final = b"mcp-session-id"
+_CHALLENGES: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED)
 _VARYING: Final = (b"date", _SESSION, b"x-request-id")
 
 
@@ -24,6 +25,7 @@ class ResponseTemplate:
         "_opening",
         "_session_hole",
         "_session_id",
+        "challenges",
         "chunked",
         "event_stream",
         "has_length",
@@ -62,8 +64,14 @@ class ResponseTemplate:
             pieces.append(b"%b")
         self._format = b"".join(pieces)
         self._opening = self._format + b"Content-Length: %d\r\n\r\n"
+        self.challenges = head.status in _CHALLENGES or (
+            head.status == HTTPStatus.FORBIDDEN
+            and any(name == b"www-authenticate" and b"bearer" in value.lower() for name, value in head.fields)
+        )
+        """Whether the upstream asks whoever it thinks has asked to authenticate (RFC 9110 section 11.6)."""
         self.ordinary = (
             not self.interim
+            and not self.challenges
             and head.keep_alive
             and head.keep_alive_timeout is None
             and head.status != HTTPStatus.NOT_FOUND

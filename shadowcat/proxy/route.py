@@ -12,6 +12,7 @@ from shadowcat.proxy.balancer import COMPARES, Balancer, Purpose
 from shadowcat.proxy.meters import RouteMeters
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.access import Access
     from shadowcat.proxy.pool import Pool
 
 _MOST_METHODS: Final = 256
@@ -22,6 +23,7 @@ class Route:
 
     __slots__ = (
         "_waits",
+        "access",
         "attempts",
         "balancer",
         "compares",
@@ -63,6 +65,8 @@ class Route:
         it as long as it is there."""
         self.legacy: tuple[Pool, ...] = ()
         """Of those that get legacy requests."""
+        self.access: Access | None = None
+        """Who may use it; None: everybody."""
         self.needs_session = False
         """Whether all of `legacy` are known to issue session ids: no legacy request can do without."""
 
@@ -106,10 +110,21 @@ class Route:
 class RouteTable:
     """Finds the route of a path. The longest route that matches by whole segments wins."""
 
-    __slots__ = ("_routes",)
+    __slots__ = ("_described", "_routes")
 
     def __init__(self, routes: list[Route]) -> None:
         self._routes = sorted(routes, key=lambda route: -len(route.path))
+        described = [access for route in routes if (access := route.access) is not None]
+        self._described = {
+            path.encode(): access
+            for access in described
+            for path in access.document_paths(alone=len(described) == 1)
+        }
+        """Whose metadata is at which path."""
+
+    def described(self, path: bytes) -> Access | None:
+        """The route whose metadata is at `path`; None if there is none."""
+        return self._described.get(path) if self._described else None
 
     def match(self, path: bytes) -> tuple[Route, bytes] | None:
         """The route, and what of `path` follows the route's own; None if there is no route."""

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from shadowcat.proxy.template import RequestTemplate
 
 NANOSECONDS: Final = 1e9
-_ANONYMOUS: Final = "anonymous"
-"""The principal of everybody, since nobody authenticates."""
 _LIFE: Final = {SessionState.OPENING: State.OPENING, SessionState.OPEN: State.OPEN}
 
 USABLE_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -115,7 +113,7 @@ class Sessions:
             return Refusal.SESSION_UNKNOWN
         record = session.record
         # One answer for what is not there and for what is somebody else's: who guesses learns nothing.
-        if record.route != route.name or record.principal != _ANONYMOUS or self.home(record) is None:
+        if record.route != route.name or record.principal != template.principal or self.home(record) is None:
             return Refusal.SESSION_UNKNOWN
         if not judge_version(record.version, template.version):
             return Refusal.SESSION_VERSION
@@ -163,6 +161,7 @@ class Sessions:
         self,
         slot: int,
         *,
+        principal: str,
         owner: str,
         route: Route,
         pool: Pool,
@@ -175,6 +174,7 @@ class Sessions:
 
         Args:
             slot: Was reserved for it.
+            principal: Whose it is.
             owner: Whose sessions it counts among.
             route: Where its id will be good.
             pool: Of the upstream.
@@ -189,8 +189,8 @@ class Sessions:
         now_ns = int(self._plane.clock() * NANOSECONDS)
         record = SessionRecord(
             key=b"",
-            principal=_ANONYMOUS,
-            owner=owner,
+            principal=principal,
+            owner="" if owner == principal else owner,
             route=route.name,
             row=pool.row,
             generation=pool.generation,

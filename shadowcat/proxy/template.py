@@ -11,6 +11,8 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from shadowcat.auth.principal import ANONYMOUS
+from shadowcat.auth.tokens import Fault, bearer
 from shadowcat.errors import Refusal
 from shadowcat.http1 import cors
 from shadowcat.http1.render import as_format
@@ -23,6 +25,7 @@ from shadowcat.proxy.origin import Origin
 from shadowcat.proxy.route import Route
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.admission import Admitted
     from shadowcat.proxy.exchange import Exchange
     from shadowcat.shm.sessions.table import Session
 
@@ -59,10 +62,14 @@ class RequestTemplate:
         "_resumeless",
         "_retraced",
         "_written",
+        "admitted",
+        "base",
         "chunked",
         "cors",
+        "document",
         "era",
         "expect_continue",
+        "halts",
         "has_body",
         "http11",
         "is_modern",
@@ -80,6 +87,7 @@ class RequestTemplate:
         "session",
         "session_id",
         "suffix",
+        "token",
         "version",
     )
 
@@ -130,6 +138,19 @@ class RequestTemplate:
             self.preflight = cors.preflight_fields(head.values(b"access-control-request-headers"))
         self.keeps_alive = head.keep_alive and head.http11 and not self.cors
         """Whether an answer can be passed on without a field of the proxy's own."""
+        self.document: bytes | None = None
+        """The answer to a GET of the proxy's own metadata."""
+        self.base = forwarded.base
+        """Scheme and host as the client knows them."""
+        access = route.access if route is not None else None
+        is_judged = access is not None and not access.forwards and self.preflight is None
+        self.token = bearer(head.values(b"authorization"), head.target.query) if is_judged else Fault.MISSING
+        """The bearer token as received, where it is to be judged."""
+        self.admitted: Admitted | None = None
+        """What was last found out about the token, to be checked anew. What it says of the principal holds
+        for every request that was let through with this head."""
+        self.halts = refusal is not None or route is None or is_judged
+        """Whether such a request does not simply begin: it is refused, answered, or its token is judged."""
         self._lines = head.forwarded
         self._forwarded = forwarded
         self._holes = tuple(holes)
@@ -159,6 +180,19 @@ class RequestTemplate:
         """Whether the message may be the first one of a session."""
         self.session: Session | None = None
         """The session that was last found by this id and may be used by such requests, to be checked anew."""
+
+    @property
+    def principal(self) -> str:
+        """On whose behalf the request is made, once it was let through."""
+        return ANONYMOUS if self.admitted is None else self.admitted.principal
+
+    def admit(self, admitted: Admitted) -> None:
+        """The token was found good."""
+        if self.admitted is not None and self.admitted.principal != admitted.principal:
+            # An issuer has changed its mind about whose token it is: nothing of the other one's stays.
+            self.session = None
+            self._retraced = self._resumeless = None
+        self.admitted = admitted
 
     @property
     def chain(self) -> bytes:

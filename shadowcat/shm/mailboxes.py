@@ -46,6 +46,10 @@ class Mail(IntEnum):
     """The recovery of the session in table slot `argument` is over, or a stream of it has let go."""
     END_SESSION = 5
     """End a session: the low 24 bits of its version word, then the table slot in 24 bits."""
+    ASKED = 6
+    """There is a question at a desk of the sender (questions.py)."""
+    ANSWERED = 7
+    """There is an answer at a desk of the receiver."""
 
 
 class Mailboxes:

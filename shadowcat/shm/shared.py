@@ -9,6 +9,8 @@ board       control, and any worker                         board.py
 snapshot    control                                         snapshots.py
 cursors     any worker, under the lock of a route           cursors.py
 affinity    any worker                                      affinity.py
+keys        control                                         snapshots.py
+questions   per desk: its worker, and control               questions.py
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from shadowcat.shm.host import HostFlags
 from shadowcat.shm.locks import Locks
 from shadowcat.shm.mailboxes import Mailboxes
 from shadowcat.shm.page import HEADER, Page
+from shadowcat.shm.questions import Questions
 from shadowcat.shm.region import PAGE, WORD, Plan, Region
 from shadowcat.shm.sessions import layout as session_layout
 from shadowcat.shm.sessions.owners import SECRET, Owners
@@ -39,6 +42,8 @@ _TEXT: Final = 64 * 1024
 _ROUTE_TEXT: Final = 4 * 1024
 _UPSTREAM_TEXT: Final = 2 * 1024
 """Bytes of the configuration's text in shared memory."""
+_KEYS_TEXT: Final = 1024 * 1024
+"""Bytes of all issuers' keys: some thousands."""
 SUPERVISOR: Final = 0
 CONTROL: Final = 1
 _FIRST_WORKER: Final = 2
@@ -77,8 +82,10 @@ class Shared:
         "affinity",
         "board",
         "host",
+        "keys",
         "layout",
         "mail",
+        "questions",
         "snapshot",
     )
 
@@ -95,6 +102,8 @@ class Shared:
         snapshot = Snapshots.plan(plan, capacity)
         self._cursors = Cursors.plan(plan, config.max_routes)
         affinity = AffinityTable.plan(plan)
+        keys = Snapshots.plan(plan, _KEYS_TEXT)
+        questions = Questions.plan(plan, config.workers)
         self._section = config.sessions
         self._sessions = session_layout.plan(plan, config.sessions.capacity, processes)
         self._region = region = Region(plan.size)
@@ -105,6 +114,9 @@ class Shared:
         self.board = Board(region, board, config.max_upstreams)
         self.snapshot = Snapshots(region, snapshot, capacity)
         self.affinity = AffinityTable(region, affinity, os.urandom(AFFINITY_SECRET))
+        self.keys = Snapshots(region, keys, _KEYS_TEXT)
+        """What control has fetched of issuers' keys (auth/keys.py); version 0 until then."""
+        self.questions = Questions(region, questions, config.workers)
         Owners.seed(region, self._sessions, os.urandom(SECRET))
 
     @classmethod

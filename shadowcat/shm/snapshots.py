@@ -93,7 +93,7 @@ class Snapshots:
             text = bytes(buffer[LINE : LINE + min(length, self._capacity)])
             if _digest(version, text) == digest:
                 return version, text
-        raise SnapshotError("the configuration in shared memory is spoilt")
+        raise SnapshotError("a snapshot in shared memory is spoilt")
 
 
 def _digest(version: int, text: bytes) -> bytes:

@@ -150,6 +150,8 @@ class _Worker:
                     self._data_plane.end_session(argument)
                 case Mail.END_STREAM:
                     self._data_plane.end_stream(argument)
+                case Mail.ANSWERED:
+                    self._data_plane.answered()
                 case Mail.WAKE:
                     self._data_plane.wake(argument)
 

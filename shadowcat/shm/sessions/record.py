@@ -29,7 +29,7 @@ class SessionRecord(Struct, array_like=True, frozen=True, gc=False):
     """The random part of the session's id, as it is spelt there; empty before the table has drawn it."""
     principal: str
     owner: str
-    """Whom caps count against: the principal, or the client's address where nobody authenticates."""
+    """Whom caps count against: the client's address where nobody authenticates; empty for the principal."""
     route: str
     """Path of the route; the id is good on that one only."""
     row: int

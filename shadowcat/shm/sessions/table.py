@@ -208,7 +208,7 @@ class SessionTable(Marks):
             raise ValueError(f"slot {slot} is not reserved by this process")
         if not record.key:
             record = replace(record, key=self._keys.draw())
-        owner = self._owners.digest(record.owner)
+        owner = self._owners.digest(record.owner or record.principal)
         words = self._words
         base = slot * SLOT_WORDS
         self._slots.lock(slot)  # `held` would cost 0.7 us of the 8 that a creation may take.

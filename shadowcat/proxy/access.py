@@ -1,0 +1,81 @@
+"""Who may use a route, as the data plane sees it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from shadowcat.auth.challenges import challenge
+from shadowcat.auth.keys import KeySet, source_of
+from shadowcat.auth.metadata import metadata_document, metadata_paths, metadata_url
+from shadowcat.auth.verify import TrustedIssuer, Verifier
+from shadowcat.config import model
+from shadowcat.config.access import canonical, resource_of
+from shadowcat.errors import Refusal
+
+
+class Denial(NamedTuple):
+    """Why a request does not begin."""
+
+    refusal: Refusal
+    fields: bytes
+    """Further header fields of the answer, each with its CRLF."""
+
+
+class Access:
+    """The `auth` section of a route, with the keys of the moment. Another one takes its place when either
+    changes, so what was found out by one holds as long as the route has the same.
+    """
+
+    __slots__ = ("_issuers", "_path", "_resource", "cache", "forwards", "keys", "scope", "scopes", "verifier")
+
+    def __init__(
+        self, config: model.Config, route: model.Route, section: model.Auth, keys: dict[str, KeySet]
+    ) -> None:
+        """`keys` are those that are there, by source."""
+        self._path = route.path
+        self._resource = resource_of(config, route)
+        self._issuers = [issuer.issuer for issuer in section.issuers]
+        self.forwards = section.mode == "passthrough"
+        """Whether the upstream judges tokens, not the proxy."""
+        self.scope = route.path.encode()
+        """Where tokens are good: the same token at another route is judged anew."""
+        self.scopes = tuple(section.scopes)
+        self.cache = float(section.cache)
+        """Seconds for which a verdict holds at most."""
+        sources = {} if self.forwards else {each.issuer: source_of(each) for each in section.issuers}
+        self.keys = {source: keys.get(source) for source in sources.values() if source is not None}
+        """What it rests on, by source; None where nothing was fetched yet."""
+        # Each audience was checked to be there (config/access.py).
+        self.verifier = Verifier(
+            [
+                TrustedIssuer(
+                    issuer, issuer.audience or self._resource or "", keys.get(sources[issuer.issuer] or "")
+                )
+                for issuer in section.issuers
+                if not self.forwards
+            ],
+            section.leeway,
+        )
+
+    def is_about(self, keys: dict[str, KeySet]) -> bool:
+        """Whether it still has the right keys."""
+        return all(keys.get(source) is known for source, known in self.keys.items())
+
+    def resource_at(self, base: str) -> str:
+        """The URL of the route for a client that called `base`, scheme and host."""
+        return self._resource or canonical(base + self._path)
+
+    def document(self, base: str) -> bytes:
+        """The route's metadata, for a client that called `base`."""
+        return metadata_document(self.resource_at(base), self._issuers, self.scopes)
+
+    def document_paths(self, *, alone: bool) -> set[str]:
+        """Where the metadata are; none if there is no issuer to name. `alone`: no other route has any."""
+        return metadata_paths(self._resource, self._path, alone=alone) if self._issuers else set()
+
+    def deny(self, refusal: Refusal, base: str, description: str = "") -> Denial:
+        """What a client that called `base` is told."""
+        if refusal is Refusal.TOKEN_UNCHECKED:
+            return Denial(refusal, b"")
+        url = metadata_url(self.resource_at(base))
+        return Denial(refusal, challenge(refusal, url, self.scopes, description))
