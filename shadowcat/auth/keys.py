@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-import jwt
 import msgspec
-from jwt.algorithms import Algorithm, get_default_algorithms
 
 from shadowcat.config.access import SECRET_BYTES
 from shadowcat.config.model import Issuer
@@ -30,9 +28,6 @@ _FITS: Final = {
 _PUBLIC: Final = ("kty", "kid", "alg", "crv", "x", "y", "n", "e")
 ASYMMETRIC: Final = frozenset(name for names in _FITS.values() for name in names)
 """All algorithms of keys that are fetched."""
-_SHORTEST_RSA: Final = 2048  # RFC 7518 section 3.3.
-_LONGEST_RSA: Final = 8192
-_ALGORITHMS: Final = get_default_algorithms()
 
 Jwk = dict[str, str]
 
@@ -88,7 +83,13 @@ def read_key_set(document: Any) -> list[Jwk]:
 
 def _is_for_signatures(entry: dict[str, Any]) -> bool:
     operations = entry.get("key_ops", ["verify"])
-    return entry.get("use", "sig") == "sig" and isinstance(operations, list) and "verify" in operations
+    return (
+        entry.get("use", "sig") == "sig"
+        and isinstance(operations, list)
+        and "verify" in operations
+        and isinstance(entry.get("alg", ""), str)
+        and isinstance(entry.get("kid", ""), str)
+    )
 
 
 class VerificationKey:
@@ -112,11 +113,10 @@ class VerificationKey:
             names = tuple(name for name in names if name == named)
         if not names:
             return None
-        try:
-            key = _algorithm(names[0]).from_jwk(dict(jwk))
-        except (jwt.PyJWTError, ValueError, TypeError):
-            return None
-        if kind == "RSA" and not _SHORTEST_RSA <= key.key_size <= _LONGEST_RSA:
+        from shadowcat.auth import signatures
+
+        key = signatures.load(names[0], jwk)
+        if key is None:
             return None
         return cls(jwk.get("kid"), key, names)
 
@@ -128,11 +128,9 @@ class VerificationKey:
 
     def verifies(self, algorithm: str, signed: bytes, signature: bytes) -> bool:
         """Whether the signature is good; `algorithm` is one of `algorithms`."""
-        return bool(_algorithm(algorithm).verify(signed, self._key, signature))
+        from shadowcat.auth import signatures
 
-
-def _algorithm(name: str) -> Algorithm:
-    return _ALGORITHMS[name]
+        return signatures.verify(algorithm, self._key, signed, signature)
 
 
 class KeySet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, Final, NamedTuple
 
 from shadowcat.auth.keys import ASYMMETRIC, KeySet, VerificationKey, source_of
@@ -81,6 +82,9 @@ class Verifier:
         self._asked = [issuer for issuer in issuers if issuer.section.introspection is not None]
         """Those who may know tokens that say nothing by themselves."""
         self._leeway = leeway
+        if issuers:
+            # Now, and not when the first client waits for it.
+            import_module("shadowcat.auth.signatures")
 
     def verify(self, token: bytes, now: float, now_ns: int) -> Identity | Unknown:
         """Judge a token.

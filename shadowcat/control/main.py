@@ -14,8 +14,11 @@ import uvloop
 from aiohttp import web
 
 from shadowcat.config.model import Config
+from shadowcat.control.clerk import Clerk
 from shadowcat.control.closer import Closer
+from shadowcat.control.fetch import Fetcher
 from shadowcat.control.health import HealthChecker
+from shadowcat.control.keys import KeyKeeper
 from shadowcat.control.present import Present
 from shadowcat.control.publisher import Publisher
 from shadowcat.control.recounter import Recounter
@@ -74,7 +77,9 @@ async def _serve(
     present = Present(shared)
     closer = Closer(shared, table)
     health = HealthChecker(shared)
-    publisher = Publisher(shared, present, source, [health.configure])
+    fetcher = Fetcher()
+    keeper = KeyKeeper(shared, fetcher)
+    publisher = Publisher(shared, present, source, [health.configure, keeper.configure])
     retirement = Retirement(shared, present, table, closer, publisher.publish)
     runner = web.AppRunner(
         Admin(present, shared, table, closer, health).application(),
@@ -90,9 +95,11 @@ async def _serve(
     sweeper = Sweeper(table, closer, Recounter(shared.sessions_for(CONTROL), loop).start)
     sweeper.start(loop)
     health.configure(present.snapshot)
+    keeper.configure(present.snapshot)
+    clerk = Clerk(shared, present, keeper, fetcher)
     reloads = Reloads(shared, publisher)
     loop.add_signal_handler(signal.SIGHUP, reloads.wake)
-    tasks = [loop.create_task(each) for each in (retirement.run(), reloads.run())]
+    tasks = [loop.create_task(each) for each in (retirement.run(), reloads.run(), clerk.run())]
     page.set_state(State.READY)
     lifeline.ready()
     await end.wait()
@@ -101,7 +108,8 @@ async def _serve(
         server.close()
     for task in tasks:
         task.cancel()
-    await asyncio.gather(runner.cleanup(), health.stop())
+    await asyncio.gather(runner.cleanup(), health.stop(), keeper.stop())
+    await fetcher.close()
     sweeper.stop()
     heart.stop()
     loop.remove_reader(lifeline.fileno())

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from shadowcat.config.model import Balance, Config, Http, Pool, Retry, Route, Sessions, Timeouts, Upstream
+from shadowcat.config.model import Auth, Balance, Config, Http, Pool, Retry, Route, Sessions, Timeouts, Upstream
 from shadowcat.config.validate import validate
 from shadowcat.testing.loopback import Loopback, Peer
 from shadowcat.testing.wire import (
@@ -141,6 +141,7 @@ def stage(
     sessions: dict[str, Any] | None = None,
     routes: Sequence[Route] = (),
     workers: int = 1,
+    auth: Auth | None = None,
     **options: Any,
 ) -> Iterator[Stage]:
     """Assemble a proxy with the route /mcp, and with `routes`; further options are top-level keys.
@@ -156,6 +157,7 @@ def stage(
         pool=Pool(**pool or {}),
         timeouts=Timeouts(**timeouts or {}),
         retry=Retry(**retry or {}),
+        auth=auth,
     )
     config = Config(
         workers=workers,
