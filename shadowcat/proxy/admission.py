@@ -184,6 +184,12 @@ class Admission:
             access = route.access
             if section.auth is not None and access is not None and not access.is_about(self._keys):
                 route.access = Access(self._config, section, section.auth, self._keys)
+        # Whoever waits for a key that is there now need not wait for the answer.
+        for question in list(self._questions.values()):
+            if question.kind is Ask.KEYS:
+                for waiter in [*question.waiters, *question.later]:
+                    if waiter.question is question:
+                        self._try_again(waiter)
 
     def _read_keys(self) -> None:
         snapshots = self._shared.keys
@@ -341,6 +347,12 @@ class Admission:
             waiter.decide(self._deny(access, template, "the token's key is not known"))
         elif not self._enlist(waiter):
             waiter.decide(_unchecked())
+
+    def _try_again(self, waiter: Waiter) -> None:
+        verdict = self.judge(waiter.template)
+        if not isinstance(verdict, Unknown):
+            waiter.cancel()
+            waiter.decide(verdict)
 
     def _introspected(self, access: Access, waiter: Waiter, text: bytes) -> Denial | None:
         template = waiter.template

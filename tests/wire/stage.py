@@ -7,7 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from shadowcat.config.model import Auth, Balance, Config, Http, Pool, Retry, Route, Sessions, Timeouts, Upstream
+from shadowcat.config.model import (
+    Auth,
+    Balance,
+    Config,
+    Http,
+    Pool,
+    Retry,
+    Route,
+    Sessions,
+    Timeouts,
+    Upstream,
+)
 from shadowcat.config.validate import validate
 from shadowcat.testing.loopback import Loopback, Peer
 from shadowcat.testing.wire import (

@@ -140,8 +140,10 @@ def test_a_thousand_principals_get_their_own_answers() -> None:
 
 
 def test_principals_differ_as_their_parts_do() -> None:
-    parts = [("a", "b", "c"), ("a b", "", "c"), ("a", "b c", ""), ("a", "", "b c"), ("a", "-", "c"),
-             ("a", "", "c"), ("a", "%2D", "c"), ("anonymous", "", ""), ("a", "b", "c" * 80), ("a", "b", "c" * 81)]  # fmt: skip
+    parts = [
+        ("a", "b", "c"), ("a b", "", "c"), ("a", "b c", ""), ("a", "", "b c"), ("a", "-", "c"), ("a", "", "c"),
+        ("a", "%2D", "c"), ("anonymous", "", ""), ("a", "b", "c" * 80), ("a", "b", "c" * 81),
+    ]  # fmt: skip
     texts = [principal_text(*part) for part in parts]
     assert len(set(texts)) == len(parts)
     assert "anonymous" not in texts

@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from shadowcat.config.model import Auth
 from shadowcat.shm.questions import DESKS, Ask, Outcome
 from shadowcat.testing.loopback import Peer
+from shadowcat.testing.mock_oauth.clock import Clock
+from shadowcat.testing.mock_oauth.keys import KeyRing
+from shadowcat.testing.mock_oauth.mint import Mint
 
 from .auth import (
-    ISSUER, OPAQUE, RESOURCE, RING, TRUSTED, bearer, guarded, key_set, publish_keys, questions, reply, token,
+    ISSUER,
+    OPAQUE,
+    RESOURCE,
+    TRUSTED,
+    bearer,
+    guarded,
+    key_set,
+    publish_keys,
+    questions,
+    reply,
+    token,
 )  # fmt: skip
 from .stage import MODERN, OK, Got, Stage, bare, message, post, split
 
 PLAIN = message("ping")
 HOST = "mcp.example"
-NEW = RING.rotate("ES256", publish=False)
+LATER = KeyRing(("ES256",))
 """A key that signs, and that nobody has heard of yet."""
-WITH_NEW = {"keys": [*key_set()["keys"], NEW.jwk()]}
+WITH_NEW = {"keys": [*key_set()["keys"], *LATER.jwks()["keys"]]}
+
+
+def new_token(**claims: Any) -> str:
+    return Mint(ISSUER, LATER, Clock(), 300).mint({"aud": RESOURCE, "scope": "mcp:read", **claims})
 
 
 def request(text: str) -> bytes:
@@ -55,7 +74,7 @@ def passes(proxy: Stage, client: Peer) -> bool:
 
 def test_a_request_with_a_new_key_waits_for_it() -> None:
     with guarded() as proxy:
-        client = waiting(proxy, token(kid=NEW.kid))
+        client = waiting(proxy, new_token())
         (question,) = questions(proxy)
         assert (question.kind, question.text.decode()) == (Ask.KEYS, f"{ISSUER} ")
         proxy.advance(1)
@@ -65,18 +84,29 @@ def test_a_request_with_a_new_key_waits_for_it() -> None:
         assert questions(proxy) == []
 
 
-def test_the_answer_is_found_without_mail_too() -> None:
+def test_a_key_that_comes_meanwhile_is_enough() -> None:
     with guarded() as proxy:
-        client = waiting(proxy, token(kid=NEW.kid))
+        client = waiting(proxy, new_token())
         publish_keys(proxy, WITH_NEW)
-        proxy._shared.questions.reply(questions(proxy)[0], Outcome.DONE)
         proxy.advance(0.2)
         assert passes(proxy, client)
+        reply(proxy, questions(proxy)[0])
+        assert client.take() == b""
+
+
+def test_the_answer_is_found_without_mail_too() -> None:
+    with guarded() as proxy:
+        client = waiting(proxy, new_token())
+        proxy._shared.questions.reply(questions(proxy)[0], Outcome.DONE)
+        proxy.advance(0.2)
+        got = told(client)
+        assert got is not None
+        assert got.status == 401
 
 
 def test_a_key_that_is_not_there_after_all_is_refused_for_a_while() -> None:
     with guarded() as proxy:
-        text = token(kid=NEW.kid)
+        text = new_token()
         client = waiting(proxy, text)
         reply(proxy, questions(proxy)[0])
         got = told(client)
@@ -94,7 +124,7 @@ def test_a_key_that_is_not_there_after_all_is_refused_for_a_while() -> None:
 
 def test_a_key_published_since_is_taken_although_it_was_not_there() -> None:
     with guarded() as proxy:
-        text = token(kid=NEW.kid)
+        text = new_token()
         client = waiting(proxy, text)
         reply(proxy, questions(proxy)[0])
         told(client)
@@ -106,7 +136,7 @@ def test_a_key_published_since_is_taken_although_it_was_not_there() -> None:
 def test_who_cannot_be_judged_gets_503_and_never_401(keys: str) -> None:
     with guarded(keys=keys == "old") as proxy:
         for outcome in (Outcome.UNAVAILABLE, None):
-            client = waiting(proxy, token(kid=NEW.kid))
+            client = waiting(proxy, new_token())
             if outcome is not None:
                 reply(proxy, questions(proxy)[0], outcome)
             else:
@@ -138,7 +168,7 @@ def test_keys_that_are_too_old_are_none() -> None:
 
 def test_many_requests_ask_once() -> None:
     with guarded() as proxy:
-        clients = [waiting(proxy, token({"jti": str(number)}, kid=NEW.kid)) for number in range(20)]
+        clients = [waiting(proxy, new_token(jti=str(number))) for number in range(20)]
         assert len(questions(proxy)) == 1
         publish_keys(proxy, WITH_NEW)
         reply(proxy, questions(proxy)[0])
@@ -149,8 +179,8 @@ def test_many_requests_ask_once() -> None:
 
 def test_who_came_after_the_question_has_it_asked_again() -> None:
     with guarded() as proxy:
-        first = waiting(proxy, token({"jti": "1"}, kid=NEW.kid))
-        later = waiting(proxy, token({"jti": "2"}, kid=NEW.kid))
+        first = waiting(proxy, new_token(jti="1"))
+        later = waiting(proxy, new_token(jti="2"))
         # What was fetched for the first may be from before the second one's key was published.
         reply(proxy, questions(proxy)[0])
         got = told(first)
@@ -164,7 +194,7 @@ def test_who_came_after_the_question_has_it_asked_again() -> None:
 
 def test_a_client_that_leaves_is_forgotten() -> None:
     with guarded() as proxy:
-        client = waiting(proxy, token(kid=NEW.kid))
+        client = waiting(proxy, new_token())
         client.reset()
         publish_keys(proxy, WITH_NEW)
         reply(proxy, questions(proxy)[0])
@@ -175,7 +205,7 @@ def test_a_client_that_leaves_is_forgotten() -> None:
 
 def test_a_legacy_client_that_says_no_more_still_gets_its_answer() -> None:
     with guarded() as proxy:
-        client = waiting(proxy, token(kid=NEW.kid))
+        client = waiting(proxy, new_token())
         client.finish()
         proxy.settle()
         publish_keys(proxy, WITH_NEW)
@@ -186,7 +216,7 @@ def test_a_legacy_client_that_says_no_more_still_gets_its_answer() -> None:
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_client_that_cancels_is_not_served(method: str) -> None:
     with guarded() as proxy:
-        field = bearer(token(kid=NEW.kid))
+        field = bearer(new_token())
         client = proxy.caller()
         modern = (MODERN, ("Mcp-Method", "ping"))
         sent = bare("GET", field, host=HOST) if method == "GET" else post(PLAIN, field, *modern, host=HOST)
@@ -202,7 +232,7 @@ def test_a_client_that_cancels_is_not_served(method: str) -> None:
 def test_what_follows_on_the_connection_waits_its_turn() -> None:
     with guarded() as proxy:
         client = proxy.caller()
-        proxy.tell(client, request(token(kid=NEW.kid)), post(PLAIN, host=HOST))
+        proxy.tell(client, request(new_token()), post(PLAIN, host=HOST))
         assert client.take() == b""
         reply(proxy, questions(proxy)[0], Outcome.UNAVAILABLE)
         assert [got.status for got in split(client.take())] == [503, 401]
@@ -300,8 +330,6 @@ def test_a_reload_holds_with_the_next_request() -> None:
         section = proxy.config.routes[0]
         stricter = Auth(issuers=[TRUSTED], scopes=["mcp:admin"])
         for auth, status in ((stricter, 403), (None, 200), (section.auth, 200)):
-            from msgspec.structs import replace
-
             now = proxy._shared.present().config
             proxy.publish(replace(now, routes=[replace(section, auth=auth)]))
             if status == 200:

@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 
 from .auth import (
-    ISSUER, MINT, RESOURCE, RING, SECRET, TRUSTED, WITH_SECRET, bearer, guarded, publish_keys, questions, reply,
+    ISSUER,
+    MINT,
+    RESOURCE,
+    RING,
+    SECRET,
+    TRUSTED,
+    WITH_SECRET,
+    bearer,
+    guarded,
+    publish_keys,
+    questions,
+    reply,
     token,
 )  # fmt: skip
 from .stage import message, post, split
