@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+from base64 import b64encode
 from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import quote_plus, urlsplit
@@ -109,7 +110,7 @@ class Fetcher:
             "POST",
             section.url,
             data={"token": token.decode("ascii"), "token_type_hint": "access_token"},
-            auth=_basic(section),
+            headers=_basic(section),
         )
         if status != 200:
             raise FetchError(f"{section.url} answers with status {status}")
@@ -153,6 +154,7 @@ class Fetcher:
             raise FetchError(f"{url} answers with something that is not JSON") from None
 
 
-def _basic(section: Introspection) -> aiohttp.BasicAuth:
-    """Id and secret as RFC 6749 section 2.3.1 has them."""
-    return aiohttp.BasicAuth(quote_plus(section.client_id), quote_plus(section.client_secret))
+def _basic(section: Introspection) -> dict[str, str]:
+    """The field with id and secret, as RFC 6749 section 2.3.1 has them."""
+    pair = f"{quote_plus(section.client_id)}:{quote_plus(section.client_secret)}"
+    return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}

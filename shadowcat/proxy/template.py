@@ -63,7 +63,6 @@ class RequestTemplate:
         "_retraced",
         "_written",
         "admitted",
-        "base",
         "chunked",
         "cors",
         "document",
@@ -140,12 +139,12 @@ class RequestTemplate:
         """Whether an answer can be passed on without a field of the proxy's own."""
         self.document: bytes | None = None
         """The answer to a GET of the proxy's own metadata."""
-        self.base = forwarded.base
-        """Scheme and host as the client knows them."""
         access = route.access if route is not None else None
         is_judged = access is not None and not access.forwards and self.preflight is None
-        self.token = bearer(head.values(b"authorization"), head.target.query) if is_judged else Fault.MISSING
+        self.token: bytes | Fault = Fault.MISSING
         """The bearer token as received, where it is to be judged."""
+        if is_judged:
+            self.token = bearer(head.values(b"authorization"), head.target.query)
         self.admitted: Admitted | None = None
         """What was last found out about the token, to be checked anew. What it says of the principal holds
         for every request that was let through with this head."""
@@ -180,6 +179,11 @@ class RequestTemplate:
         """Whether the message may be the first one of a session."""
         self.session: Session | None = None
         """The session that was last found by this id and may be used by such requests, to be checked anew."""
+
+    @property
+    def base(self) -> str:
+        """Scheme and host as the client knows them."""
+        return self._forwarded.base
 
     @property
     def principal(self) -> str:

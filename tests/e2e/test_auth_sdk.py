@@ -28,14 +28,9 @@ DISCOVERY = [
     "GET /.well-known/oauth-protected-resource/mcp 200",
     "GET /.well-known/oauth-authorization-server 200",
 ]
-INITIALIZE = json.dumps(
-    {
-        "jsonrpc": "2.0",
-        "id": 1,
-        "method": "initialize",
-        "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}},
-    }
-)  # fmt: skip
+WHO = {"name": "t", "version": "1"}
+PARAMS = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": WHO}
+INITIALIZE = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": PARAMS})
 
 
 class Scene(NamedTuple):

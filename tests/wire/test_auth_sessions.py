@@ -131,9 +131,10 @@ def test_a_thousand_principals_get_their_own_answers() -> None:
         for upstream in proxy.upstreams:
             (got,) = split(upstream.take())
             who = json.loads(got.body)["who"]
-            upstream.send(OK[: -len(b"Content-Length: 2\r\n\r\n{}")] + b"Content-Length: %d\r\n\r\n%b" % (
-                len(who), who.encode()
-            ))  # fmt: skip
+            upstream.send(
+                OK[: -len(b"Content-Length: 2\r\n\r\n{}")]
+                + b"Content-Length: %d\r\n\r\n%b" % (len(who), who.encode())
+            )
         proxy.settle()
         for who, client in clients.items():
             assert split(client.take())[0].body == who.encode()
@@ -141,9 +142,17 @@ def test_a_thousand_principals_get_their_own_answers() -> None:
 
 def test_principals_differ_as_their_parts_do() -> None:
     parts = [
-        ("a", "b", "c"), ("a b", "", "c"), ("a", "b c", ""), ("a", "", "b c"), ("a", "-", "c"), ("a", "", "c"),
-        ("a", "%2D", "c"), ("anonymous", "", ""), ("a", "b", "c" * 80), ("a", "b", "c" * 81),
-    ]  # fmt: skip
+        ("a", "b", "c"),
+        ("a b", "", "c"),
+        ("a", "b c", ""),
+        ("a", "", "b c"),
+        ("a", "-", "c"),
+        ("a", "", "c"),
+        ("a", "%2D", "c"),
+        ("anonymous", "", ""),
+        ("a", "b", "c" * 80),
+        ("a", "b", "c" * 81),
+    ]
     texts = [principal_text(*part) for part in parts]
     assert len(set(texts)) == len(parts)
     assert "anonymous" not in texts
