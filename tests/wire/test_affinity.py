@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from shadowcat.auth.principal import ANONYMOUS
 from shadowcat.config.model import Route, StrategyName, Upstream
 from shadowcat.mcp.envelope import peek
 from shadowcat.proxy.plane import DataPlane
@@ -95,12 +96,12 @@ def asked(proxy: Stage, sent: bytes) -> tuple[Peer, Peer, str]:
 def knows(proxy: Stage) -> bool:
     """Whether the task is known to be somewhere."""
     body = GET.partition(b"\r\n\r\n")[2]
-    return proxy.plane.affinity.home(proxy.plane.routes[0], peek(body), body) is not None
+    return proxy.plane.affinity.home(proxy.plane.routes[0], ANONYMOUS, peek(body), body) is not None
 
 
 def note(proxy: Stage, upstream: int, handle: bytes = b"task:t-1") -> None:
     route = proxy.plane.routes[0]
-    proxy.plane.affinity.note(route, route.pools[upstream], [handle])
+    proxy.plane.affinity.note(route, ANONYMOUS, route.pools[upstream], [handle])
 
 
 @pytest.mark.parametrize(("content", "sent"), PRESENTED)
