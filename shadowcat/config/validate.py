@@ -73,11 +73,26 @@ def _mistyped(config: Config) -> Iterator[str]:
     if config.admin is None:
         plain["admin"] = None
     again = build(plain, Config, "", problems)
-    yield from problems
-    if not problems and again != config:
-        for key in config.__struct_fields__:
-            if getattr(again, key) != getattr(config, key):
-                yield f"{key}: a value of another type, such as text for a duration: use Duration.parse"
+    yield from problems or _unlike(config, again, "")
+
+
+def _unlike(value: Any, wanted: Any, path: str) -> Iterator[str]:
+    """Values that a file would have turned into those of another type."""
+    if isinstance(value, msgspec.Struct) and type(value) is type(wanted):
+        for key in value.__struct_fields__:
+            where = f"{path}.{key}" if path else key
+            yield from _unlike(getattr(value, key), getattr(wanted, key), where)
+    elif isinstance(value, list) and isinstance(wanted, list):
+        for i, pair in enumerate(zip(value, wanted, strict=True)):
+            yield from _unlike(*pair, f"{path}[{i}]")
+    elif isinstance(value, dict) and isinstance(wanted, dict) and value.keys() == wanted.keys():
+        for name, item in value.items():
+            yield from _unlike(item, wanted[name], f"{path}.{name}")
+    elif type(value) is not type(wanted) and value != wanted:
+        name = type(wanted).__name__
+        # Other values may be secrets.
+        advice = f": write {name}({value!r})" if isinstance(wanted, (Duration, Size)) else ""
+        yield f"{path}: expected {name}, got {type(value).__name__}{advice}"
 
 
 def _quantities(section: msgspec.Struct, path: str) -> Iterator[str]:

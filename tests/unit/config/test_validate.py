@@ -237,7 +237,21 @@ def test_credentials(headers, message):
         ({"workers": 257}, "workers: expected a whole number <= 256, got 257"),
         ({"workers": "2"}, "workers: expected a whole number, got '2'"),
         ({"log": Log(level="loud")}, "log.level: expected one of debug, info"),
-        ({"drain_timeout": "30s"}, "drain_timeout: a value of another type, such as text for a duration"),
+        ({"drain_timeout": "30s"}, "drain_timeout: expected Duration, got str: write Duration('30s')"),
+        ({"http": Http(body_limit="4MiB")}, "http.body_limit: expected Size, got str: write Size('4MiB')"),
+        (
+            {
+                "routes": [
+                    route(Upstream(url="http://a/")),
+                    Route(path="/b", upstreams=(), pool=Pool(idle_timeout="4s")),
+                ]
+            },
+            "list, got tuple\nroutes[1].pool.idle_timeout: expected Duration, got str: write Duration('4s')",
+        ),
+        (
+            {"routes": [Route(upstreams=[], timeouts=Timeouts(tools={"x": "1s"}))]},
+            "timeouts.tools.x: expected Duration, got str",
+        ),
         ({"drain_timeout": Duration(-1)}, "drain_timeout: expected a duration"),
         ({"routes": [Route(upstreams=[Upstream(url=5)])]}, "routes[0].upstreams[0].url: expected text"),
     ],
