@@ -13,6 +13,7 @@ import pytest
 from shadowcat.config.model import Config, Route, Sessions, Upstream
 from shadowcat.control.closer import Closer
 from shadowcat.control.main import run
+from shadowcat.control.present import Present
 from shadowcat.control.server import Admin
 from shadowcat.shm.shared import CONTROL, Shared, worker_number
 
@@ -159,7 +160,7 @@ def host(config: Config, shared: Shared) -> Iterator[Host]:
     changes = Changes(config)
     table = shared.sessions_for(CONTROL)
     try:
-        admin = Admin(config, shared, table, Closer(config, shared, table), changes)
+        admin = Admin(Present(shared), shared, table, Closer(shared, table), changes)
         with serving(admin, changes) as running:
             yield running
     finally:
