@@ -62,6 +62,7 @@ def semantic_problems(config: Config) -> list[str]:
         *_limits(config),
         *_sessions(config),
         *_access_log(config),
+        *_room(config),
         *_routes(config.routes),
     ]
 
@@ -238,6 +239,14 @@ def _access_log(config: Config) -> Iterator[str]:
         yield "access_log.path: not the name of a file: write one, or - for standard output"
     if log is not None and log.sample != log.sample:  # not a number: no range keeps it out
         yield "access_log.sample: expected a number from 0 to 1"
+
+
+def _room(config: Config) -> Iterator[str]:
+    upstreams = sum(len(route.upstreams) for route in config.routes)
+    for key, count in (("max_routes", len(config.routes)), ("max_upstreams", upstreams)):
+        most = getattr(config, key)
+        if count > most:
+            yield f"{key}: there are {count}, and room is made for {most} at the start: write at least {count}"
 
 
 def _routes(routes: list[Route]) -> Iterator[str]:

@@ -137,6 +137,8 @@ SPECIAL: dict[tuple[type, str], st.SearchStrategy[Any]] = {
     (Config, "allowed_hosts"): st.lists(words | st.just("*")),
     (Config, "allowed_origins"): st.lists(words.map("https://{}:8443".format) | st.just("*")),
     (Config, "listen"): st.sampled_from(["127.0.0.1:80", ["[::1]:80"], ["127.0.0.1:80", "localhost:81"]]),
+    (Config, "max_routes"): st.integers(8, 1024),
+    (Config, "max_upstreams"): st.integers(32, 4096),
     (Config, "public_url"): st.none() | words.map("https://{}".format),
     (Config, "trusted_proxies"): st.lists(st.sampled_from(["10.0.0.0/8", "fd00::/8", "192.0.2.7"])),
     (Credential, "headers"): headers,

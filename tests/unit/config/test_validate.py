@@ -260,6 +260,15 @@ def test_types_that_python_does_not_check(changes, message):
     assert message in refusal(**changes)
 
 
+def test_room_for_routes_and_upstreams():
+    two = [route(), route(Upstream(url="http://a/"), Upstream(url="http://b/"), path="/b")]
+    accepted(routes=two, max_routes=2, max_upstreams=3)
+    assert refusal(routes=two, max_routes=1) == (
+        "max_routes: there are 2, and room is made for 1 at the start: write at least 2"
+    )
+    assert "max_upstreams: there are 3" in refusal(routes=two, max_upstreams=2)
+
+
 def test_all_problems_at_once():
     complaint = refusal(listen="x", admin="y", routes=[])
     assert [line.partition(":")[0] for line in complaint.splitlines()] == ["listen", "admin", "routes"]
