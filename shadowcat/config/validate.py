@@ -246,7 +246,7 @@ def _room(config: Config) -> Iterator[str]:
     for key, count in (("max_routes", len(config.routes)), ("max_upstreams", upstreams)):
         most = getattr(config, key)
         if count > most:
-            yield f"{key}: there are {count}, and room is made for {most} at the start: write at least {count}"
+            yield f"{key}: there are {count}, and the start makes room for {most}: write at least {count}"
 
 
 def _routes(routes: list[Route]) -> Iterator[str]:

@@ -77,7 +77,7 @@ async def _serve(
     publisher = Publisher(shared, present, source, [health.configure])
     retirement = Retirement(shared, present, table, closer, publisher.publish)
     runner = web.AppRunner(
-        Admin(present, shared, table, closer, health).application(),
+        Admin(present, shared, table, closer, health, publisher).application(),
         access_log=None,
         handle_signals=False,
         shutdown_timeout=_FAREWELL,

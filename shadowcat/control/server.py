@@ -40,14 +40,14 @@ class Admin:
         table: SessionTable,
         closer: Closer,
         health: HealthChecker,
-        changes: Changes | None = None,
+        changes: Changes,
     ) -> None:
         self._present = present
         self._shared = shared
         self._table = table
         self._health = health
         self._sessions = SessionsApi(present, table, closer)
-        self._upstreams = None if changes is None else UpstreamsApi(changes)
+        self._upstreams = UpstreamsApi(changes)
 
     def application(self) -> web.Application:
         """The application to serve."""
@@ -57,8 +57,7 @@ class Admin:
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/api/status", self._status)
         application.router.add_routes(self._sessions.routes())
-        if self._upstreams is not None:
-            application.router.add_routes(self._upstreams.routes())
+        application.router.add_routes(self._upstreams.routes())
         return application
 
     async def _livez(self, _request: web.Request) -> web.Response:

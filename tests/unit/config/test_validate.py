@@ -264,7 +264,7 @@ def test_room_for_routes_and_upstreams():
     two = [route(), route(Upstream(url="http://a/"), Upstream(url="http://b/"), path="/b")]
     accepted(routes=two, max_routes=2, max_upstreams=3)
     assert refusal(routes=two, max_routes=1) == (
-        "max_routes: there are 2, and room is made for 1 at the start: write at least 2"
+        "max_routes: there are 2, and the start makes room for 1: write at least 2"
     )
     assert "max_upstreams: there are 3" in refusal(routes=two, max_upstreams=2)
 
