@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from urllib.parse import urlencode
@@ -134,6 +135,17 @@ def test_every_worker_sees_a_change_at_its_next_request(cat: Shadowcat, trio: Tr
         change(cat, "POST", "c", {"deadline": "60s"}, tail="/drain")
         assert set(clients.whoami()) == {"a"}
         assert {name: one["enabled"] for name, one in listed(cat).items()} == {"a": True, "c": False}
+
+
+def test_a_request_that_follows_at_once_sees_it_too(cat: Shadowcat) -> None:
+    """The API answers when all workers have taken a change up; whoever asks sooner is served by it too."""
+    with everywhere(cat) as clients, ThreadPoolExecutor(1) as pool:
+        for name in "ab" * 5:
+            answer = pool.submit(change, cat, "PATCH", name, {"enabled": False})
+            eventually(lambda name=name: not listed(cat)[name]["enabled"], what="the change")
+            assert name not in clients.whoami()
+            answer.result()
+            change(cat, "PATCH", name, {"enabled": True})
 
 
 def test_other_weights(cat: Shadowcat) -> None:
