@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import pytest
 
-from tests.e2e.harness import EchoUpstream, Shadowcat, post
+from tests.e2e.harness import EchoUpstream, Shadowcat, eventually, post
 
 PROGRAM = """
 import sys
@@ -46,6 +47,11 @@ def test_a_program_is_the_supervisor() -> None:
         assert post(cat.address, "/built", BODY) == (200, BODY)
         assert post(cat.address, "/built", b" " * 1025)[0] == 413
         assert cat.status()["routes"][0]["upstreams"][0]["name"] == "echo"
+        cat.signal(signal.SIGHUP)
+        eventually(
+            lambda: "there is no configuration file to read again" in cat.stderr, what="a line in the log"
+        )
+        assert post(cat.address, "/built", BODY) == (200, BODY)
         assert cat.stop() == 0
 
 

@@ -252,11 +252,13 @@ def session_on(cat: Shadowcat, name: str) -> Session:
 
 @pytest.mark.parametrize("way", ["drain", "remove"])
 def test_sessions_of_an_upstream_that_leaves_end_at_the_deadline(trio: Trio, way: str) -> None:
-    with Shadowcat(of(*trio[:2], upstream_drain_timeout="3s")) as cat:
+    with Shadowcat(of(*trio[:2])) as cat:
         stays, leaves = session_on(cat, "a"), session_on(cat, "b")
         if way == "drain":
             change(cat, "POST", "b", {"deadline": "3s"}, tail="/drain")
         else:
+            cat.write(of(*trio[:2], upstream_drain_timeout="3s"))
+            assert call(cat, "POST", "/api/reload")[1]["changed"] == ["upstream_drain_timeout"]
             change(cat, "DELETE", "b")
         for _ in range(4):
             assert leaves.whoami()["server"] == "b"
@@ -325,9 +327,12 @@ def test_what_needs_a_restart_is_named_and_the_rest_applied(cat: Shadowcat, trio
     assert status == 200
     assert document["restart_needed"] == ["listen", "workers", "sessions.capacity"]
     assert document["changed"] == ["routes[/mcp].upstreams[b]", "routes[/mcp].upstreams[c]"]
-    hangup(cat)
-    eventually(lambda: "sessions.capacity" in cat.stderr, what="a line in the log")
+    assert "these changes need a restart: listen, workers, sessions.capacity" in cat.stderr
     assert len(cat.status()["workers"]) == WORKERS
+    # They are named for as long as they wait.
+    status, document = call(cat, "POST", "/api/reload")
+    assert (status, document["changed"]) == (200, [])
+    assert document["restart_needed"] == ["listen", "workers", "sessions.capacity"]
     with everywhere(cat) as clients:
         assert set(clients.whoami()) == {"a", "c"}
 
