@@ -110,13 +110,14 @@ def bounded(kind: type, meta: msgspec.Meta) -> st.SearchStrategy[Any]:
 
 
 def section(kind: type[Section], **given: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Sections with all keys, any of which may be left at its default."""
+    """Sections with all keys; those that are not given may be left at their defaults."""
     fields = msgspec.structs.fields(kind)
+    always = set(given)
     given = {name: values for (owner, name), values in SPECIAL.items() if owner is kind} | given
     all_of_them = {
         field.name: given[field.name] if field.name in given else by_type(field.type) for field in fields
     }
-    required = [field.name for field in fields if field.required]
+    required = [field.name for field in fields if field.required or field.name in always]
     return st.fixed_dictionaries(
         {name: all_of_them.pop(name) for name in required}, optional=all_of_them
     ).map(lambda keys: kind(**keys))
@@ -127,6 +128,19 @@ def upstream_of(url: str) -> st.SearchStrategy[Upstream]:
     if url.lower().startswith("https"):
         tls |= section(Tls).filter(lambda tls: tls.key is None or tls.cert is not None)
     return section(Upstream, url=st.just(url), tls=tls)
+
+
+def health_of(kind: str) -> st.SearchStrategy[Health]:
+    """Path and statuses are for http alone; a check is over before the next one begins."""
+    keys: dict[str, st.SearchStrategy[Any]] = {
+        "interval": st.floats(10, 3e7).map(Duration),
+        "timeout": st.floats(0.001, 10).map(Duration),
+        "path": segments if kind == "http" else st.just(Health().path),
+        "statuses": st.lists(st.integers(100, 599), min_size=1, max_size=3)
+        if kind == "http"
+        else st.just(Health().statuses),
+    }
+    return section(Health, type=st.just(kind), **keys)
 
 
 # What types cannot say.
@@ -142,8 +156,6 @@ SPECIAL: dict[tuple[type, str], st.SearchStrategy[Any]] = {
     (Config, "public_url"): st.none() | words.map("https://{}".format),
     (Config, "trusted_proxies"): st.lists(st.sampled_from(["10.0.0.0/8", "fd00::/8", "192.0.2.7"])),
     (Credential, "headers"): headers,
-    (Health, "path"): segments,
-    (Health, "statuses"): st.lists(st.integers(100, 599), min_size=1, max_size=3),
     (Http, "head_limit"): st.integers(2**20, 2**30).map(Size),
     (Http, "target_limit"): st.integers(1, 2**20).map(Size),
     (Route, "path"): segments,
@@ -152,6 +164,7 @@ SPECIAL: dict[tuple[type, str], st.SearchStrategy[Any]] = {
     (Timeouts, "tools"): st.dictionaries(values, durations, max_size=3),
     (Upstream, "name"): printable,
 }
+SPECIAL[Route, "health"] = st.none() | st.sampled_from(["http", "tcp", "mcp"]).flatmap(health_of)
 SPECIAL[Route, "upstreams"] = st.lists(
     (tcp_urls | unix_urls).flatmap(upstream_of), min_size=1, max_size=4, unique_by=upstream_name
 )

@@ -12,6 +12,7 @@ import pytest
 
 from shadowcat.config.model import Config, Route, Sessions, Upstream
 from shadowcat.control.closer import Closer
+from shadowcat.control.health import HealthChecker
 from shadowcat.control.main import run
 from shadowcat.control.present import Present
 from shadowcat.control.server import Admin
@@ -160,7 +161,7 @@ def host(config: Config, shared: Shared) -> Iterator[Host]:
     changes = Changes(config)
     table = shared.sessions_for(CONTROL)
     try:
-        admin = Admin(Present(shared), shared, table, Closer(shared, table), changes)
+        admin = Admin(Present(shared), shared, table, Closer(shared, table), HealthChecker(shared), changes)
         with serving(admin, changes) as running:
             yield running
     finally:
