@@ -14,6 +14,7 @@ import uvloop
 from aiohttp import web
 
 from shadowcat.config.model import Config
+from shadowcat.config.seats import Snapshot
 from shadowcat.control.closer import Closer
 from shadowcat.control.health import HealthChecker
 from shadowcat.control.present import Present
@@ -74,7 +75,12 @@ async def _serve(
     present = Present(shared)
     closer = Closer(shared, table)
     health = HealthChecker(shared)
-    publisher = Publisher(shared, present, source, [health.configure])
+
+    def configure(snapshot: Snapshot) -> None:
+        health.configure(snapshot)
+        table.configure(snapshot.config.sessions)
+
+    publisher = Publisher(shared, present, source, [configure])
     retirement = Retirement(shared, present, table, closer, publisher.publish)
     runner = web.AppRunner(
         Admin(present, shared, table, closer, health, publisher).application(),
@@ -89,7 +95,7 @@ async def _serve(
     heart = _Heart(loop, page)
     sweeper = Sweeper(table, closer, Recounter(shared.sessions_for(CONTROL), loop).start)
     sweeper.start(loop)
-    health.configure(present.snapshot)
+    configure(present.snapshot)
     reloads = Reloads(shared, publisher)
     loop.add_signal_handler(signal.SIGHUP, reloads.wake)
     tasks = [loop.create_task(each) for each in (retirement.run(), reloads.run())]

@@ -60,7 +60,6 @@ class DataPlane:
         self.affinity = Affinity(self, shared.affinity)
         self.streams = Streams(self, shared.mail, process, shared.processes)
         self.recoveries = Recoveries(self, config.sessions, shared, process)
-        self._touch_every = min(1.0, config.sessions.idle_timeout / 4)
         self._touch_at = loop.time()
         self._untouched: list[ClientConnection] = []
         """Clients still to be looked at in this round."""
@@ -90,6 +89,9 @@ class DataPlane:
         self.route_table = RouteTable(routes)
         self.pools = tuple(pools.values())
         self.sessions.pools = pools
+        self.sessions.configure(config.sessions)
+        self.recoveries.section = config.sessions
+        self._touch_every = min(1.0, config.sessions.idle_timeout / 4)
         for (loopback, _), heads in self._heads.items():
             heads.configure(self.http, self.route_table, self._guards[loopback])
         for client in self._clients:
