@@ -106,6 +106,8 @@ class DataPlane:
 
     def client_protocol(self) -> ClientConnection:
         """A protocol for a connection that was accepted."""
+        if self.epoch[0] != self.known:
+            self.refresh()
         return ClientConnection(self)
 
     @property
