@@ -59,7 +59,8 @@ class DataPlane:
         self.kinds = Kinds()
         self.sessions = Sessions(self, config.sessions, shared.sessions_for(process), shared.board)
         self.affinity = Affinity(self, shared.affinity)
-        self.room = Room(loop, shared.slots_for(process, self.sessions.table.locks))
+        slots = shared.slots_for(process, self.sessions.table.locks)
+        self.room = Room(loop, slots, shared.mail, process)
         self.streams = Streams(self, shared.mail, process, shared.processes)
         self.recoveries = Recoveries(self, config.sessions, shared, process)
         self._touch_at = loop.time()
@@ -162,6 +163,12 @@ class DataPlane:
         """Mail WAKE has come."""
         self.streams.wake(slot)
         self.recoveries.woken(slot)
+
+    def make_room(self, row: int) -> None:
+        """Mail MAKE_ROOM has come."""
+        pool = self.roster.pools.get(row)
+        if pool is not None:
+            pool.make_room()
 
     def reopen_logs(self) -> None:
         """Log files were renamed: open them anew."""

@@ -121,8 +121,8 @@ class Pool:
         self._pressed = False
         """Whether a connection that comes free may have something else to do than to wait for a request."""
         self._contested = False
-        """Whether it may have to be closed, for there are too many, or others wait; looked at with each tick,
-        as it costs as much as an exchange.
+        """Whether it may have to be closed, for there are too many, or others wait; not looked at for each
+        exchange, as that costs half as much again.
         """
         self._closed = False
         self._elsewhere = 0
@@ -248,10 +248,14 @@ class Pool:
                 if opened + self._max_age <= now:
                     self._retire(connection)
         if self._pressed or self._room.others_wait:
-            self._contested = self._slots.free(self.row, self.limit) < 0 or self._demand().requests > 0
-            while self._idle and self._yields():
-                self._idle[0].abandon()
-            self._pressed = self._contested or bool(self._waiting)
+            self.make_room()
+
+    def make_room(self) -> None:
+        """Close idle connections in place of which others wait to open some, or that are too many."""
+        self._contested = self._slots.free(self.row, self.limit) < 0 or self._demand().requests > 0
+        while self._idle and self._yields():
+            self._idle[0].abandon()
+        self._pressed = self._contested or bool(self._waiting)
 
     def publish(self) -> None:
         """Put the pool's numbers where others can read them."""

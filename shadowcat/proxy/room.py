@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Final
 from shadowcat.proxy.sessions import NANOSECONDS
 from shadowcat.shm.connections import Slots
 from shadowcat.shm.locks import LockBusyError
+from shadowcat.shm.mailboxes import Mail, Mailboxes
 
 if TYPE_CHECKING:
     from shadowcat.proxy.pool import Pool
 
 _LOOK_EVERY: Final = 0.01
 """Seconds. Nobody tells a worker that another one has closed a connection."""
+_LOOK_FIRST: Final = 0.002
+"""Seconds in which a worker that has an idle connection reads its mail and closes it."""
 _RETRY: Final = 0.001
 """Seconds until a lock that another worker holds is tried again; it is held for a few microseconds."""
 
@@ -21,10 +24,13 @@ _RETRY: Final = 0.001
 class Room:
     """One per worker. One timer serves all that wait."""
 
-    __slots__ = ("_is_stopped", "_loop", "_pools", "_timer", "others_wait", "slots")
+    __slots__ = ("_is_stopped", "_loop", "_mail", "_pools", "_process", "_timer", "others_wait", "slots")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, slots: Slots) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, slots: Slots, mail: Mailboxes, process: int) -> None:
+        """`process` is the worker's number."""
         self.slots = slots
+        self._mail = mail
+        self._process = process
         self.others_wait = False
         """Whether another worker waited for a connection to any upstream at the last tick."""
         self._loop = loop
@@ -52,10 +58,15 @@ class Room:
         """So many requests of a pool wait, the first one since then: it will be told to `look_for_room`."""
         if count:
             now = self._loop.time()
+            is_first = pool not in self._pools
             self._pools[pool] = None
             self.slots.wait(pool.row, count, int(since * NANOSECONDS))
             self.slots.look(len(self._pools), int(now * NANOSECONDS))
-            self._look_at(now + _LOOK_EVERY)
+            self._look_at(now + (_LOOK_FIRST if is_first else _LOOK_EVERY))
+            if is_first:
+                # Who misses it finds out with the next tick.
+                for holder in self.slots.holders(pool.row):
+                    self._mail.send(self._process, holder, Mail.MAKE_ROOM, pool.row)
         elif pool in self._pools:
             del self._pools[pool]
             self.slots.wait(pool.row, 0, 0)

@@ -122,6 +122,11 @@ class Slots:
         """How many this worker has taken."""
         return self._words[self._word(self._own, row, _TAKEN)]
 
+    def holders(self, row: int) -> list[int]:
+        """The numbers of the other workers that have taken some."""
+        words, block = self._words, self._block
+        return [other // block for other in self._others if words[self._word(other, row, _TAKEN)]]
+
     def free(self, row: int, limit: int) -> int:
         """How many more there may be; below 0 if there are too many, as the limit was lowered."""
         return limit - self._total(row, _TAKEN)

@@ -10,7 +10,9 @@ import pytest
 
 from shadowcat.proxy.plane import DataPlane
 from shadowcat.shm.locks import Locks
+from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.region import LINE
+from shadowcat.shm.shared import worker_number
 from shadowcat.testing.host import cell_of
 from shadowcat.testing.loopback import Peer
 
@@ -104,6 +106,27 @@ def test_idle_connections_are_closed_as_far_as_others_need_them() -> None:
         assert (len(open_at(proxy, proxy.plane)), len(open_at(proxy, other))) == (3, 1)
         serve(proxy)
         assert answered(there) == 1
+
+
+def test_mail_makes_it_a_matter_of_milliseconds() -> None:
+    with workers(2) as (proxy, other):
+        ask(proxy, proxy.plane, 2)
+        serve(proxy)
+        assert proxy._shared.mail.receive(worker_number(0)) == []
+        there = ask(proxy, other, 1)
+        mail = proxy._shared.mail.receive(worker_number(0))
+        assert mail == [(worker_number(1), Mail.MAKE_ROOM, 0)]
+        proxy.plane.make_room(0)
+        proxy.settle()
+        proxy.loop.stall(0.003)
+        serve(proxy)
+        assert answered(there) == 1
+        assert len(open_at(proxy, proxy.plane)) == 1
+        # There may be nothing left to close, and no such upstream any more.
+        proxy.plane.make_room(0)
+        proxy.plane.make_room(7)
+        proxy.settle()
+        assert len(open_at(proxy)) == 2
 
 
 def test_idle_connections_stay_while_there_is_room() -> None:
