@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 _LOOK_EVERY: Final = 0.01
 """Seconds. Nobody tells a worker that another one has closed a connection."""
 _LOOK_FIRST: Final = 0.002
-"""Seconds in which a worker that has an idle connection reads its mail and closes it."""
-_RETRY: Final = 0.001
-"""Seconds until a lock that another worker holds is tried again; it is held for a few microseconds."""
+"""Seconds in which a worker that has an idle connection reads its mail and closes it, and one that holds the
+lock lets go of it.
+"""
 
 
 class Room:
@@ -43,16 +43,14 @@ class Room:
         self.others_wait = self.slots.others_wait(int(now * NANOSECONDS))
 
     def take(self, pool: Pool, since: float) -> bool:
-        """Take a connection for a request that waits since then; if there is none, `wait` has to follow."""
+        """Take a connection for a request that waits since then; if there is none for now, `wait` follows."""
         if self._is_stopped:
             return False
-        now = self._loop.time()
+        now = int(self._loop.time() * NANOSECONDS)
         try:
-            if self.slots.take(pool.row, pool.limit, int(since * NANOSECONDS), int(now * NANOSECONDS)):
-                return True
+            return self.slots.take(pool.row, pool.limit, int(since * NANOSECONDS), now)
         except LockBusyError:
-            self._look_at(now + _RETRY)
-        return False
+            return False
 
     def wait(self, pool: Pool, count: int, since: float) -> None:
         """So many requests of a pool wait, the first one since then: it will be told to `look_for_room`."""

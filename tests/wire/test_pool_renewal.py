@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from shadowcat.config import seats
 from shadowcat.config.model import Credential, Pool
 from shadowcat.errors import Refusal
+from shadowcat.proxy.errand import Errand
 from shadowcat.proxy.pool import Pool as Connections
 from shadowcat.testing.host import publish
 from shadowcat.testing.loopback import Peer
@@ -186,12 +188,21 @@ def test_what_is_being_dialled_meanwhile_is_not_used() -> None:
 
 
 def test_a_dial_that_fails_meanwhile_is_nobodys_failure() -> None:
-    with stage(pool=POOL) as proxy:
+    with stage(pool=POOL, retry={"attempts": 1}) as proxy:
         proxy.loop.failures = [ConnectionRefusedError(111, "Connection refused")]
         client = proxy.caller()
         client.send(CALL)
         pool_of(proxy).flush()
         proxy.settle()
+        assert serve(proxy) == 1
+        assert client.take().startswith(b"HTTP/1.1 200")
+
+
+def test_a_dial_that_fails_leaves_its_place() -> None:
+    with stage(pool=POOL | {"max_connections": 1}, retry={"attempts": 1}) as proxy:
+        proxy.loop.failures = [ConnectionRefusedError(111, "Connection refused")]
+        assert split(call(proxy).take())[0].status == 502
+        client = call(proxy)
         assert serve(proxy) == 1
         assert client.take().startswith(b"HTTP/1.1 200")
 
@@ -269,6 +280,24 @@ def test_an_upstream_that_is_removed_is_cut_off() -> None:
         (got,) = split(idle.take())
         assert (got.status, got.header("Retry-After")) == (503, "5")
         assert len(proxy.upstreams) == 3
+
+
+def test_removed_from_the_configuration() -> None:
+    with stage(upstreams=2, pool=POOL, balance={"strategy": "round_robin"}) as proxy:
+        clients = [call(proxy), call(proxy)]
+        route = proxy.config.routes[0]
+        without = replace(proxy.config, routes=[replace(route, upstreams=route.upstreams[:1])])
+        publish(proxy._shared, without)
+        proxy.plane.refresh()
+        assert len(open_ones(proxy)) == 2
+        # Nothing refers to it any more, or its time is over.
+        left = proxy._shared.present()
+        gone = replace(left, version=left.version + 1, leaving=[])
+        proxy._shared.snapshot.write(gone.version, seats.encode(gone))
+        proxy.plane.refresh()
+        proxy.settle()
+        assert serve(proxy) == 1
+        assert sorted(split(client.take())[0].status for client in clients) == [200, 502]
 
 
 def test_a_dial_that_ends_after_the_removal_counts_nowhere() -> None:
@@ -357,19 +386,19 @@ def test_a_connection_that_is_being_opened_has_its_own_time_limit(connects: bool
 
 
 def test_room_for_a_fresh_connection_is_made_by_closing_an_idle_one() -> None:
-    """A session that its upstream has lost is opened anew over a connection that cannot be stale."""
-    with stage(pool=POOL | {"max_connections": 1}) as proxy:
-        session = open_session(proxy)
-        client = proxy.caller()
-        proxy.tell(client, in_session(session))
-        (first,) = open_ones(proxy)
-        first.take()
-        first.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+    with stage(pool=POOL | {"max_connections": 2}) as proxy:
+        call(proxy)
+        call(proxy)
+        serve(proxy)
+        found: list[object] = []
+        Errand(
+            proxy.plane, pool_of(proxy), b"POST", [], b"{}", lambda _, got: found.append(got), seconds=5
+        ).start(fresh=True)
         proxy.settle()
         proxy.advance(0.1)
-        (second,) = open_ones(proxy)
-        assert first.ending == "aborted"
-        assert b'"initialize"' in second.take()
+        assert [peer.ending for peer in proxy.upstreams] == ["aborted", "open", "open"]
+        assert serve(proxy) == 1
+        assert len(found) == 1
 
 
 def test_an_answer_in_a_session_over_a_renewed_connection() -> None:

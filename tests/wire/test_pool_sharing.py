@@ -200,6 +200,17 @@ def test_a_connection_counts_until_it_is_closed() -> None:
         assert answered(there) == 1
 
 
+def test_a_connection_is_not_closed_before_its_end_was_told() -> None:
+    """The loop closes the socket after it has called `connection_lost`."""
+    with workers(1) as (proxy, _):
+        ask(proxy, proxy.plane, 1)
+        (peer,) = open_at(proxy)
+        peer.reset()
+        assert proxy.plane.room.slots.own(0) == 1
+        proxy.settle()
+        assert proxy.plane.room.slots.own(0) == 0
+
+
 def test_a_lock_that_is_held_is_tried_again() -> None:
     with workers(2) as (proxy, other):
         locks = Locks(proxy._shared._region)
