@@ -132,7 +132,10 @@ class UpstreamMeters:
     """What is counted for one upstream of one route."""
 
     __slots__ = (
+        "_age",
         "_cells",
+        "_closed",
+        "_closed_age",
         "_idle",
         "_requests",
         "_reuse",
@@ -142,6 +145,8 @@ class UpstreamMeters:
         "first_uses",
         "opening",
         "queue",
+        "queue_overflows",
+        "queue_timeouts",
         "reused",
         "sessions_created",
         "sessions_ended",
@@ -160,10 +165,22 @@ class UpstreamMeters:
         self._idle = layout.cell("pool_idle", row)
         self.active = layout.cell("pool_active", row)
         self.queue = layout.cell("pool_queue", row)
+        self.queue_timeouts = layout.cell("pool_queue_timeouts_total", row)
+        self.queue_overflows = layout.cell("pool_queue_overflows_total", row)
+        self._closed = layout.cell("pool_closed_total", row)
+        self._closed_age = layout.cell("pool_closed_age_seconds_total", row)
+        self._age: float = cells[self._closed_age]
         self.reused: int = cells[self._reuse]
         """Requests sent over a connection used before. A predecessor's totals go on."""
         self.first_uses: int = cells[self._requests] - self.reused
         """Requests that were the first on their connection."""
+
+    def closed(self, seconds: float) -> None:
+        """Count a connection that has ended, so many seconds after it was opened."""
+        cells = self._cells
+        cells[self._closed] += 1
+        self._age += seconds
+        cells[self._closed_age] = int(self._age)
 
     def publish(self, *, idle: int, active: int, queue: int) -> None:
         """Put the totals and the present levels into their cells."""

@@ -19,6 +19,7 @@ from shadowcat.proxy.observe import Observation, Observer
 from shadowcat.proxy.recovery import Recoveries
 from shadowcat.proxy.request_heads import RequestHeads
 from shadowcat.proxy.response_heads import ResponseHeads
+from shadowcat.proxy.room import Room
 from shadowcat.proxy.route import Route, RouteTable
 from shadowcat.proxy.sessions import NANOSECONDS, Sessions
 from shadowcat.proxy.streams import Streams
@@ -58,6 +59,8 @@ class DataPlane:
         self.kinds = Kinds()
         self.sessions = Sessions(self, config.sessions, shared.sessions_for(process), shared.board)
         self.affinity = Affinity(self, shared.affinity)
+        slots = shared.slots_for(process, self.sessions.table.locks)
+        self.room = Room(loop, slots, shared.mail, process)
         self.streams = Streams(self, shared.mail, process, shared.processes)
         self.recoveries = Recoveries(self, config.sessions, shared, process)
         self._touch_at = loop.time()
@@ -141,6 +144,7 @@ class DataPlane:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.room.stop()
         for task in self._tasks:
             task.cancel()
         self._publish()
@@ -161,6 +165,12 @@ class DataPlane:
         """Mail WAKE has come."""
         self.streams.wake(slot)
         self.recoveries.woken(slot)
+
+    def make_room(self, row: int) -> None:
+        """Mail MAKE_ROOM has come."""
+        pool = self.roster.pools.get(row)
+        if pool is not None:
+            pool.make_room()
 
     def reopen_logs(self) -> None:
         """Log files were renamed: open them anew."""
@@ -251,6 +261,9 @@ class DataPlane:
         if self.epoch[0] != self.known:
             self.refresh()
         self.wheel.tick(now)
+        self.room.tick(now)
+        for pool in self.pools:
+            pool.tick(now)
         self._publish()
         for observer in self.observers:
             observer.tick()

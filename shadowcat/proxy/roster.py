@@ -95,7 +95,7 @@ class Roster:
             self._pool(before, origins, one.route, one.route.upstreams[0], one.seat)
         for row, pool in before.items():
             if self.pools.get(row) is not pool:
-                pool.abort()
+                pool.close()
                 self._clear(row)
         self._routes = {route.name: route for route in routes}
         self._version = snapshot.version
@@ -124,11 +124,9 @@ class Roster:
         if pool is None or pool.generation != seat.generation:
             plane = self._plane
             meters = UpstreamMeters(self._shared.layout, row, plane.cells)
-            share = self._shared.host.slots
-            pool = Pool(plane, origins[row], section.pool, share, meters, row, seat.generation)
+            pool = Pool(plane, origins[row], section.pool, upstream, meters, row, seat.generation)
         else:
-            pool.change(section.pool, origins.get(row))
-        pool.upstream = upstream
+            pool.change(section.pool, upstream, origins.get(row))
         self.pools[row] = pool
         if seat.phase is Phase.DRAINED:
             pool.abort()

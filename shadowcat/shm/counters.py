@@ -76,6 +76,17 @@ FAMILIES: Final = (
     Family("pool_queue", Kind.GAUGE, "Requests waiting for a connection to an upstream", _UPSTREAM),
     Family("health_checks_total", Kind.COUNTER, "Health checks of an upstream", _UPSTREAM),
     Family("health_check_failures_total", Kind.COUNTER, "Health checks that an upstream failed", _UPSTREAM),
+    Family(
+        "pool_queue_timeouts_total", Kind.COUNTER, "Requests that waited too long for a connection", _UPSTREAM
+    ),
+    Family("pool_queue_overflows_total", Kind.COUNTER, "Requests that found the queue full", _UPSTREAM),
+    Family("pool_closed_total", Kind.COUNTER, "Connections to an upstream that have ended", _UPSTREAM),
+    Family(
+        "pool_closed_age_seconds_total",
+        Kind.COUNTER,
+        "How long those connections had been open, added up",
+        _UPSTREAM,
+    ),
     Family("sessions_opening", Kind.GAUGE, "Sessions that an upstream has been asked to open", _UPSTREAM),
     Family("sessions_created_total", Kind.COUNTER, "Sessions that an upstream has opened", _UPSTREAM),
     Family("sessions_ended_total", Kind.COUNTER, "Sessions that left an upstream, for any reason", _UPSTREAM),

@@ -9,6 +9,7 @@ board       control, and any worker                         board.py
 snapshot    control                                         snapshots.py
 cursors     any worker, under the lock of a route           cursors.py
 affinity    any worker                                      affinity.py
+connections one block per process: that process             connections.py
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from shadowcat.errors import StartError
 from shadowcat.shm.affinity import SECRET as AFFINITY_SECRET
 from shadowcat.shm.affinity import AffinityTable
 from shadowcat.shm.board import Board
+from shadowcat.shm.connections import Connections, Slots
 from shadowcat.shm.counters import Layout
 from shadowcat.shm.cursors import Cursors
 from shadowcat.shm.host import HostFlags
@@ -76,6 +78,7 @@ class Shared:
         "_sessions",
         "affinity",
         "board",
+        "connections",
         "host",
         "layout",
         "mail",
@@ -95,6 +98,7 @@ class Shared:
         snapshot = Snapshots.plan(plan, capacity)
         self._cursors = Cursors.plan(plan, config.max_routes)
         affinity = AffinityTable.plan(plan)
+        connections = Connections.plan(plan, config.max_upstreams, processes)
         self._section = config.sessions
         self._sessions = session_layout.plan(plan, config.sessions.capacity, processes)
         self._region = region = Region(plan.size)
@@ -105,6 +109,7 @@ class Shared:
         self.board = Board(region, board, config.max_upstreams)
         self.snapshot = Snapshots(region, snapshot, capacity)
         self.affinity = AffinityTable(region, affinity, os.urandom(AFFINITY_SECRET))
+        self.connections = Connections(region, connections, config.max_upstreams, processes)
         Owners.seed(region, self._sessions, os.urandom(SECRET))
 
     @classmethod
@@ -144,6 +149,10 @@ class Shared:
     def cursors_with(self, locks: Locks) -> Cursors:
         """The cursors of all routes for the process whose `locks` these are."""
         return Cursors(self._region, self._cursors, locks)
+
+    def slots_for(self, process: int, locks: Locks) -> Slots:
+        """The connections to upstreams as `process` takes them; the `locks` are its own."""
+        return Slots(self.connections, process, locks)
 
     def present(self) -> seats.Snapshot:
         """The configuration as it is now, and who has which number.

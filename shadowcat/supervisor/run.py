@@ -264,6 +264,7 @@ class Supervisor:
         if member.page is not None and member.number is not None:
             member.page.reset_gauges(self._shared.layout)
             self._shared.mail.clear(member.number)
+            self._shared.connections.clear(member.number)
             self._sessions.repair(member.number)
         if member.worker is not None:
             self._adoption.forget(member.worker)
