@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, auto
 from math import inf
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from shadowcat.config import model
 from shadowcat.config.seats import Phase, Seat
@@ -226,6 +226,21 @@ class Choice:
         self._index = None
 
 
+class _Busy(Sequence[int]):
+    """Requests at each upstream, looked up only for those of which some are too many."""
+
+    __slots__ = ("_pools",)
+
+    def __init__(self, pools: Sequence[Pool]) -> None:
+        self._pools = pools
+
+    def __len__(self) -> int:
+        return len(self._pools)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._pools[index].host_busy()
+
+
 class Balancer:
     """Of one route, in one worker."""
 
@@ -328,12 +343,13 @@ class Balancer:
         barred_until = 0
         if self._section.health is not None:
             barred_until = down_until(board.health(row), self._section.health.interval)
-        return Member(upstream.weight, upstream.enabled and seat.phase is Phase.SERVING, eras, barred_until)
+        is_open = upstream.enabled and seat.phase is Phase.SERVING
+        return Member(upstream.weight, is_open, eras, barred_until, upstream.max_connections or NEVER)
 
     def _desk(self, era: Era, cells: _Cells, now_ns: int, *, discover: bool = False) -> Desk:
         name = self._section.balance.strategy
         measures = Measures(Loads(len(self._members)), self._latencies, self._ring, self._host.clock)
-        busy = [0] * len(self._members)
+        busy = _Busy(self._pools)
         group = Group(name, self._members, era, measures, busy, now_ns, discover=discover)
         return Desk(group, self._pools, self._host, measures if name in COMPARES else None, cells)
 
