@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_network
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -19,7 +20,7 @@ from shadowcat.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from shadowcat.config.model import Route, Upstream
+    from shadowcat.config.model import Breaker, Outlier, Route, Upstream
 
 MAY_BE_ZERO: Final = frozenset({"drain_timeout", "idle_timeout", "queue_timeout", "detached"})
 """Durations where 0 has a meaning: at once, or not at all. Elsewhere it would refuse every request."""
@@ -37,6 +38,9 @@ PATH_LIMIT: Final = 200
 
 SHORTEST_INTERVAL: Final = Duration(0.1)
 """Of health checks."""
+
+SHORTEST_COUNT: Final = Duration(1)
+"""Of what is counted by all workers together."""
 
 LONGEST: Final = Duration(365 * 86400)
 """Upper bound of durations: nanoseconds of it fit a 64-bit cell hundreds of times."""
@@ -264,6 +268,10 @@ def _routes(routes: list[Route]) -> Iterator[str]:
         yield from _hash_on(f"{path}.balance.hash_on", route.balance.hash_on)
         if route.health is not None:
             yield from _health(f"{path}.health", route.health)
+        if route.breaker is not None:
+            yield from _breaker(f"{path}.breaker", route.breaker)
+        if route.outlier is not None:
+            yield from _outlier(f"{path}.outlier", route.outlier)
         names: dict[str, str] = {}
         for j, upstream in enumerate(route.upstreams):
             where = f"{path}.upstreams[{j}]"
@@ -286,6 +294,23 @@ def _hash_on(path: str, value: str) -> Iterator[str]:
         yield f"{path}: {name!r} is no header name: use ASCII letters, digits and hyphens"
     elif name.lower() in _NOT_HASHED:
         yield f"{path}: {name} is for the proxy alone, or differs in each request: name another header"
+
+
+def _breaker(path: str, breaker: Breaker) -> Iterator[str]:
+    if 0 < breaker.window < SHORTEST_COUNT:
+        yield f"{path}.window: workers tell each other what they count ten times a second: write 1s or more"
+
+
+def _outlier(path: str, outlier: Outlier) -> Iterator[str]:
+    if 0 < outlier.interval < SHORTEST_COUNT:
+        yield f"{path}.interval: workers tell each other what they count ten times a second: write 1s or more"
+    if outlier.max_ejection_time < outlier.ejection_time:
+        yield (
+            f"{path}.max_ejection_time: {outlier.max_ejection_time} is less than ejection_time"
+            f" ({outlier.ejection_time}), with which ejections begin"
+        )
+    if outlier.latency_factor == inf:
+        yield f"{path}.latency_factor: no upstream would ever be that slow: write a number such as 5"
 
 
 def _health(path: str, health: Health) -> Iterator[str]:

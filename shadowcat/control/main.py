@@ -17,6 +17,7 @@ from shadowcat.config.model import Config
 from shadowcat.config.seats import Snapshot
 from shadowcat.control.closer import Closer
 from shadowcat.control.health import HealthChecker
+from shadowcat.control.outliers import Outliers
 from shadowcat.control.present import Present
 from shadowcat.control.publisher import Publisher
 from shadowcat.control.recounter import Recounter
@@ -75,12 +76,15 @@ async def _serve(
     present = Present(shared)
     closer = Closer(shared, table)
     health = HealthChecker(shared)
+    breakers = shared.breakers_with(table.locks, CONTROL)
+    outliers = Outliers(shared, shared.ejections_with(table.locks, CONTROL))
 
     def configure(snapshot: Snapshot) -> None:
         health.configure(snapshot)
+        outliers.configure(snapshot)
         table.configure(snapshot.config.sessions)
 
-    publisher = Publisher(shared, present, source, [configure])
+    publisher = Publisher(shared, present, breakers, source, [configure])
     retirement = Retirement(shared, present, table, closer, publisher.publish)
     runner = web.AppRunner(
         Admin(present, shared, table, closer, health, publisher).application(),
@@ -98,7 +102,7 @@ async def _serve(
     configure(present.snapshot)
     reloads = Reloads(shared, publisher)
     loop.add_signal_handler(signal.SIGHUP, reloads.wake)
-    tasks = [loop.create_task(each) for each in (retirement.run(), reloads.run())]
+    tasks = [loop.create_task(each) for each in (retirement.run(), reloads.run(), outliers.run())]
     page.set_state(State.READY)
     lifeline.ready()
     await end.wait()

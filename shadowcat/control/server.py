@@ -72,7 +72,7 @@ class Admin:
     async def _metrics(self, request: web.Request) -> web.Response:
         accept = request.headers.get(hdrs.ACCEPT, "")
         body, content_type = exposition(
-            self._present.directory, self._shared, self._table, self._health, accept, time.monotonic_ns()
+            self._present, self._shared, self._table, self._health, accept, time.monotonic_ns()
         )
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 

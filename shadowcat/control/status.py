@@ -14,7 +14,7 @@ from shadowcat.config.seats import Seat, Snapshot
 from shadowcat.control.processes import Member, members
 from shadowcat.control.readiness import complaints
 from shadowcat.control.reading import Reading
-from shadowcat.shm.counters import FAMILIES
+from shadowcat.shm.counters import FAMILIES, Kind
 from shadowcat.shm.directory import Directory
 from shadowcat.shm.sessions.table import SessionTable
 from shadowcat.shm.shared import Shared, worker_number
@@ -24,7 +24,7 @@ Document = dict[str, Any]
 _UPSTREAM = {
     family.name.removeprefix("upstream_").removesuffix("_total"): family.name
     for family in FAMILIES
-    if family.labels == ("route", "upstream")
+    if family.labels == ("route", "upstream") and family.kind is not Kind.SECONDS
 }
 _HOST = {
     family.name.removesuffix("_total"): family.name
@@ -137,6 +137,8 @@ def _route(route: Route, seats: list[Seat], reading: Reading) -> Document:
 
 def _upstream(path: str, upstream: Upstream, seat: Seat, reading: Reading) -> Document:
     name = urls.upstream_name(upstream)
+    responses = reading.value("upstream_responses_total", path, name)
+    waited = reading.value("upstream_response_seconds_total", path, name)
     return {
         "name": name,
         "url": upstream.url,
@@ -144,4 +146,5 @@ def _upstream(path: str, upstream: Upstream, seat: Seat, reading: Reading) -> Do
         "enabled": upstream.enabled,
         "phase": seat.phase.name.lower(),
         "sessions": reading.pinned(path, name),
+        "mean_response_seconds": waited / 1e9 / responses if responses else None,
     } | {key: reading.value(family, path, name) for key, family in _UPSTREAM.items()}

@@ -16,15 +16,16 @@ from shadowcat.config.seats import Phase, Seat
 from shadowcat.config.urls import upstream_name
 from shadowcat.mcp.envelope import Envelope
 from shadowcat.mcp.eras import Era
+from shadowcat.policy import outlier
 from shadowcat.policy.balance import SOURCES, Measures, Source
 from shadowcat.policy.group import NEVER, Group, Member
 from shadowcat.policy.health import Health, health_of
-from shadowcat.policy.health import barred_until as down_until
 from shadowcat.policy.loads import Latency, Loads
 from shadowcat.policy.ring import Ring, hash_key
 from shadowcat.proxy.hash_source import KeyOf, key_source
 from shadowcat.shm.board import Board
 from shadowcat.shm.cursors import Cursors
+from shadowcat.shm.ejections import barred_until
 
 if TYPE_CHECKING:
     from shadowcat.proxy.downstream import ClientConnection
@@ -43,6 +44,8 @@ COMPARES: Final[frozenset[model.StrategyName]] = frozenset(
 """The strategies that look at loads."""
 _REFRESH: Final = 0.05
 """Seconds for which the sums over the cells of all workers are good."""
+_MOST_PASSED_BY: Final = 16
+"""Upstreams with half-open breakers that a request asks in vain, at most: each takes a few calls deep."""
 _MOST_SUCCESSORS: Final = 8
 """Upstreams that are asked to take a lost session, at most."""
 
@@ -195,12 +198,27 @@ class Choice:
         if index is None and self._tried:
             self._tried.clear()
             index = self._desk.choose(self._number, ())
-        if index is None:
-            return None
+        return None if index is None else self._begin(index)
+
+    def _begin(self, index: int) -> Pool:
         self._index = index
         self._tried.append(index)
         self._began = self._clock()
         return self._desk.pool(index)
+
+    def other(self) -> Pool | None:
+        """An upstream that was not tried yet, for the breaker of the present one keeps the request away."""
+        self.end()
+        if len(self._tried) >= _MOST_PASSED_BY:
+            return None
+        index = self._desk.choose(self._number, self._tried)
+        return None if index is None else self._begin(index)
+
+    @property
+    def retry_after(self) -> int | None:
+        """Whole seconds after which an upstream may be chosen again; None if it is no matter of time."""
+        group = self._desk.group
+        return group.retry_after(int(self._clock() * _NANOSECONDS)) if group.until < NEVER else None
 
     def take(self, index: int) -> None:
         """Go to this upstream, whoever else there is."""
@@ -340,11 +358,11 @@ class Balancer:
         """How an upstream stands."""
         board, row = self._board, seat.row
         eras = ERAS[upstream.era] if upstream.era != "unknown" else board.eras(row)
-        barred_until = 0
-        if self._section.health is not None:
-            barred_until = down_until(board.health(row), self._section.health.interval)
+        until = barred_until(board, self._section, row, is_alone=len(self._seats) == 1)
+        if self._section.outlier is not None:
+            until = max(until, outlier.barred_until(board.ejection(row)))
         is_open = upstream.enabled and seat.phase is Phase.SERVING
-        return Member(upstream.weight, is_open, eras, barred_until, upstream.max_connections or NEVER)
+        return Member(upstream.weight, is_open, eras, until, upstream.max_connections or NEVER)
 
     def _desk(self, era: Era, cells: _Cells, now_ns: int, *, discover: bool = False) -> Desk:
         name = self._section.balance.strategy

@@ -138,16 +138,23 @@ class UpstreamMeters:
         "_closed_age",
         "_idle",
         "_requests",
+        "_responses",
         "_reuse",
+        "_seconds",
         "active",
+        "breaker_opened",
+        "breaker_refusals",
         "dial_failures",
         "dials",
+        "ejections",
         "first_uses",
         "opening",
         "queue",
         "queue_overflows",
         "queue_timeouts",
+        "responses",
         "reused",
+        "seconds",
         "sessions_created",
         "sessions_ended",
     )
@@ -174,6 +181,15 @@ class UpstreamMeters:
         """Requests sent over a connection used before. A predecessor's totals go on."""
         self.first_uses: int = cells[self._requests] - self.reused
         """Requests that were the first on their connection."""
+        self.breaker_opened = layout.cell("breaker_opened_total", row)
+        self.breaker_refusals = layout.cell("breaker_refusals_total", row)
+        self.ejections = layout.cell("upstream_ejections_total", row)
+        self._responses = layout.cell("upstream_responses_total", row)
+        self._seconds = layout.cell("upstream_response_seconds_total", row)
+        self.responses: int = cells[self._responses]
+        """Answers whose head has come; counted, like the next one, where there are `Outcomes`."""
+        self.seconds: float = cells[self._seconds] / _NANOSECONDS
+        """From the sending of their requests to these heads, added up."""
 
     def closed(self, seconds: float) -> None:
         """Count a connection that has ended, so many seconds after it was opened."""
@@ -190,3 +206,5 @@ class UpstreamMeters:
         cells[self.active] = active
         cells[self.queue] = queue
         cells[self._reuse] = self.reused
+        cells[self._responses] = self.responses
+        cells[self._seconds] = round(self.seconds * _NANOSECONDS)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from shadowcat.config import model
 from shadowcat.errors import Refusal
+from shadowcat.policy.breaker import STATE_MASK
 from shadowcat.proxy.dial import Dialer, describe_failure
+from shadowcat.proxy.judged_connection import JudgedConnection
 from shadowcat.proxy.meters import UpstreamMeters
 from shadowcat.proxy.origin import Origin
 from shadowcat.proxy.sessions import NANOSECONDS
@@ -18,6 +20,7 @@ from shadowcat.proxy.upstream import UpstreamConnection
 from shadowcat.shm.connections import Demand
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.outcomes import Outcomes
     from shadowcat.proxy.plane import DataPlane
     from shadowcat.proxy.upstream import Job
 
@@ -71,6 +74,7 @@ class Pool:
         "limit",
         "meters",
         "origin",
+        "outcomes",
         "row",
         "upstream",
     )
@@ -125,6 +129,8 @@ class Pool:
         exchange, as that costs half as much again.
         """
         self._closed = False
+        self.outcomes: Outcomes | None = None
+        """What becomes of its exchanges; None where nobody asks, as neither breaker nor ejections are on."""
         self._elsewhere = 0
         self._looked_at = -inf
         self._logged_at = -inf
@@ -147,6 +153,9 @@ class Pool:
 
         `fresh` asks for one that has not been idle, and so cannot have been closed meanwhile.
         """
+        outcomes = self.outcomes
+        if outcomes is not None and outcomes.word[0] & STATE_MASK and not outcomes.lets_in(exchange):
+            return
         if self._idle and not fresh:
             self.meters.reused += 1
             self._idle.pop().begin(exchange)
@@ -159,7 +168,7 @@ class Pool:
         self._plane.wheel.set(exchange, self._plane.loop.time() + self._queue_timeout)
         self.look_for_room()
         if len(self._waiting) > len(self._dialling) and self._slots.waiting(self.row) > self._max_queue:
-            self._waiting.pop()
+            self.forget(exchange)
             self._say_who_waits()
             self._plane.cells[self.meters.queue_overflows] += 1
             exchange.no_connection(Refusal.QUEUE_FULL, self.origin.name)
@@ -167,6 +176,8 @@ class Pool:
     def forget(self, exchange: Job) -> None:
         """Take an exchange out of the queue: its client left, or it gives up."""
         self._waiting.remove(exchange)
+        if self.outcomes is not None:
+            self.outcomes.forget(exchange)
 
     def overdue(self, exchange: Job) -> bool:
         """Whether an exchange that has waited for `queue_timeout` has to give up; it is dequeued then.
@@ -176,7 +187,7 @@ class Pool:
         if self._waiting.index(exchange) < len(self._dialling):
             self._plane.wheel.set(exchange, self._plane.loop.time() + self._connect_timeout)
             return False
-        self._waiting.remove(exchange)
+        self.forget(exchange)
         self._plane.cells[self.meters.queue_timeouts] += 1
         return True
 
@@ -264,6 +275,19 @@ class Pool:
         queue = len(self._waiting)
         self.meters.publish(idle=idle, active=active, queue=queue)
         self._slots.set_busy(self.row, active + queue)
+        if self.outcomes is not None:
+            self.outcomes.publish()
+            self.turn_away()
+
+    def turn_away(self) -> None:
+        """Let nobody wait whom the breaker, as it stands, does not let in."""
+        outcomes = self.outcomes
+        if self._waiting and outcomes is not None and outcomes.word[0] & STATE_MASK:
+            waiting, self._waiting = self._waiting, deque()
+            for exchange in waiting:
+                if outcomes.lets_in(exchange):
+                    self._waiting.append(exchange)
+            self._say_who_waits()
 
     def close_idle(self) -> None:
         """Close what nobody uses."""
@@ -292,6 +316,12 @@ class Pool:
         self._configure(config, upstream)
         self._pressed = True  # There may be more connections than the new limit allows.
 
+    def watch(self, outcomes: Outcomes | None) -> None:
+        """Have what becomes of its exchanges looked at from now on, or no more; by other connections."""
+        if outcomes is not self.outcomes:
+            self.outcomes = outcomes
+            self.flush()
+
     def flush(self) -> None:
         """No connection that there is serves another exchange: idle ones close now, others when they are
         done, and what is being dialled when it is there.
@@ -304,6 +334,7 @@ class Pool:
         """The upstream was removed: cut everything off, and take nothing more."""
         self.abort()
         self._closed = True
+        self.outcomes = None
 
     def abort(self) -> None:
         """Cut everything off; nothing of it is tried again here."""
@@ -312,9 +343,11 @@ class Pool:
         waiting, self._waiting = self._waiting, deque()
         self._say_who_waits()
         for exchange in waiting:
+            if self.outcomes is not None:
+                self.outcomes.forget(exchange)
             exchange.no_connection(Refusal.NO_UPSTREAM, self.origin.name)
         for connection in list(self._connections):
-            connection.fail(Refusal.RESET)
+            connection.fail(Refusal.RESET, is_own=True)
         self._closed = False
 
     def _retire(self, connection: UpstreamConnection) -> None:
@@ -362,7 +395,7 @@ class Pool:
 
     async def _dial(self, number: int) -> None:
         try:
-            await self._dialer.dial(lambda: UpstreamConnection(self._plane, self, number))
+            await self._dialer.dial(lambda: self._connection(number))
         except OSError as error:
             if self._dial_ended(number):
                 if number > self._stale:
@@ -370,6 +403,11 @@ class Pool:
                 self.look_for_room()
         finally:
             self._dial_ended(number)
+
+    def _connection(self, number: int) -> UpstreamConnection:
+        if self.outcomes is None:
+            return UpstreamConnection(self._plane, self, number)
+        return JudgedConnection(self._plane, self, number, self.outcomes)
 
     def _dial_ended(self, number: int) -> bool:
         """A dial is over; true if there is no connection of it."""
@@ -389,4 +427,7 @@ class Pool:
             _log.warning("upstream %s: connection failed: %s", self.origin.name, words)
         if self._waiting:
             reason = Refusal.CONNECT_TIMEOUT if isinstance(error, TimeoutError) else Refusal.CONNECT_FAILED
-            self._waiting.popleft().no_connection(reason, f"{self.origin.name}: {words}")
+            exchange = self._waiting.popleft()
+            if self.outcomes is not None:
+                self.outcomes.unreachable(exchange, words)
+            exchange.no_connection(reason, f"{self.origin.name}: {words}")

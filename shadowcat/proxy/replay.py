@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 Fields = Sequence[tuple[bytes, bytes]]
 
 _UNREACHABLE: Final = (
+    Refusal.BREAKER_OPEN,
     Refusal.CONNECT_FAILED,
     Refusal.CONNECT_TIMEOUT,
     Refusal.QUEUE_TIMEOUT,
@@ -211,6 +212,7 @@ class Replay:
             done,
             seconds=seconds,
             suffix=self.opening.session.record.suffix,
+            rpc_method=None if self.upstream_id is not None else "initialize",
             # A server may keep the stream open behind its answer.
             is_enough=lambda data: events.feed(data) is not None,
         )

@@ -73,7 +73,6 @@ class SessionExchange(LockExchange):
     """A request of a session: it goes to the session's upstream and to no other."""
 
     __slots__ = ("_pin", "_plight", "session", "session_line", "watch")
-
     _pin: Pin
     session: Session
     """Known once there is a pool."""
@@ -251,11 +250,15 @@ class SessionExchange(LockExchange):
     # The session is gone.
 
     @property
+    def _has_choice(self) -> bool:
+        return False
+
+    @property
     def _kind(self) -> Kind | None:
         return self.envelope.kind if self.envelope is not None else None
 
     @property
-    def refused_at(self) -> float:
+    def refused_at(self) -> float:  # type: ignore[override]
         """When the upstream first refused a connection for this request; infinite if it did not."""
         return self._plight.refused_at if self._plight is not None else inf
 

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Callable
 from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias, cast
 
 from shadowcat.errors import Refusal
 from shadowcat.http1.chunks import WATCHED, ChunkError, ChunkReader
 from shadowcat.http1.response import INTERIM, BadResponseError, Body
 from shadowcat.mcp.sse import Boundary
 from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER
-from shadowcat.proxy.response_heads import HEAD_LIMIT, ResponseRecall
+from shadowcat.proxy.response_heads import HEAD_LIMIT, ResponseRecall, ResponseTemplate
 from shadowcat.proxy.wheel import Timed
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         "_watch",
     )
 
+    is_judged: ClassVar[bool] = False
+    """Whether what becomes of its exchanges means something for the upstream: see `JudgedConnection`."""
     _transport: asyncio.Transport
 
     def __init__(self, plane: DataPlane, pool: Pool, dial: int) -> None:
@@ -247,7 +249,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._transport.abort()
         self._pool.drop(self, idle=idle)
 
-    def fail(self, refusal: Refusal) -> None:
+    def fail(self, refusal: Refusal, *, is_own: bool = False) -> None:
         """Close at once: who has nothing of an answer yet gets `refusal`, who has a part of it is cut off."""
         phase, exchange = self._phase, self._exchange
         self.abandon()
@@ -297,6 +299,9 @@ class UpstreamConnection(asyncio.Protocol, Timed):
 
     # The response.
 
+    def _judge_head(self, exchange: Job, head: ResponseTemplate) -> None:
+        """The final head of an answer has come; it may be told more than once of the same."""
+
     def _read_head(self, data: bytes) -> None:
         exchange = self._exchange
         assert exchange is not None
@@ -325,6 +330,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 return
             data = data[end:]
         body = head.body(exchange.method)
+        if self.is_judged:
+            self._judge_head(exchange, head)
         if (
             body is _LENGTH
             and len(data) - end < length <= _WHOLE
@@ -377,11 +384,9 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             try:
                 data = reader.feed(data)
             except ChunkError:
-                self.abandon()
                 if opening:  # The client has nothing of this answer yet, so it can have a better one.
-                    exchange.no_answer(Refusal.BAD_RESPONSE)
-                else:
-                    exchange.cut_off()
+                    self._phase = _HEAD
+                self.fail(Refusal.BAD_RESPONSE)
                 return
             if reader.done:
                 self._reader = None
@@ -418,9 +423,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 exchange.end_stream()
 
     def _finish(self, rest: bytes) -> None:
-        """The answer is complete: the connection goes back to the pool before the client's next request,
-        which may already be waiting, looks for one.
-        """
+        """The answer is complete: the connection is free before the client's next request looks for one."""
         exchange, self._exchange = self._exchange, None
         assert exchange is not None
         if self._paused:

@@ -9,6 +9,7 @@ the updates). Cell numbers are resolved once, when the data plane is assembled; 
     cells   families without label, then those by reason; then for each route its families, and for each
             upstream its own, side by side:
             counter, gauge    one cell
+            seconds           one cell, nanoseconds
             statuses          600 cells, one per HTTP status (0-99 never used: 800 bytes for an index
                               `base + status` that cannot wrap round into another family)
             histogram         one cell per bucket (not cumulative), then the sum in nanoseconds
@@ -33,6 +34,8 @@ class Kind(Enum):
     """Only grows; goes on where the dead process left it."""
     STATUSES = "statuses"
     """Counters by HTTP status."""
+    SECONDS = "seconds"
+    """A counter of time, in nanoseconds; shown in seconds."""
     GAUGE = "gauge"
     """A level; the supervisor sets it to 0 for a dead process."""
     HISTOGRAM = "histogram"
@@ -87,6 +90,23 @@ FAMILIES: Final = (
         "How long those connections had been open, added up",
         _UPSTREAM,
     ),
+    Family(
+        "upstream_responses_total",
+        Kind.COUNTER,
+        "Answers whose head an upstream has sent, where it has a breaker or may be ejected",
+        _UPSTREAM,
+    ),
+    Family(
+        "upstream_response_seconds_total",
+        Kind.SECONDS,
+        "From the sending of their requests to these heads, added up",
+        _UPSTREAM,
+    ),
+    Family("breaker_opened_total", Kind.COUNTER, "How often the breaker of an upstream opened", _UPSTREAM),
+    Family(
+        "breaker_refusals_total", Kind.COUNTER, "Requests kept from an upstream by its breaker", _UPSTREAM
+    ),
+    Family("upstream_ejections_total", Kind.COUNTER, "How often an upstream was ejected", _UPSTREAM),
     Family("sessions_opening", Kind.GAUGE, "Sessions that an upstream has been asked to open", _UPSTREAM),
     Family("sessions_created_total", Kind.COUNTER, "Sessions that an upstream has opened", _UPSTREAM),
     Family("sessions_ended_total", Kind.COUNTER, "Sessions that left an upstream, for any reason", _UPSTREAM),
@@ -126,6 +146,7 @@ BOUNDS: Final = (
 
 _WIDTHS: Final = {
     Kind.COUNTER: 1,
+    Kind.SECONDS: 1,
     Kind.GAUGE: 1,
     Kind.STATUSES: STATUSES,
     Kind.HISTOGRAM: len(BOUNDS) + 1,

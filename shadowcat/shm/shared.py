@@ -10,6 +10,7 @@ snapshot    control                                         snapshots.py
 cursors     any worker, under the lock of a route           cursors.py
 affinity    any worker                                      affinity.py
 connections one block per process: that process             connections.py
+buckets     one page per process: that process              breakers.py
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from shadowcat.errors import StartError
 from shadowcat.shm.affinity import SECRET as AFFINITY_SECRET
 from shadowcat.shm.affinity import AffinityTable
 from shadowcat.shm.board import Board
+from shadowcat.shm.breakers import Breakers
 from shadowcat.shm.connections import Connections, Slots
 from shadowcat.shm.counters import Layout
 from shadowcat.shm.cursors import Cursors
+from shadowcat.shm.ejections import Ejections
 from shadowcat.shm.host import HostFlags
 from shadowcat.shm.locks import Locks
 from shadowcat.shm.mailboxes import Mailboxes
@@ -71,6 +74,7 @@ class Shared:
     """Every shared area, by name."""
 
     __slots__ = (
+        "_buckets",
         "_cursors",
         "_pages",
         "_region",
@@ -94,6 +98,7 @@ class Shared:
         words = HEADER + self.layout.size
         pages = [plan.add(words * WORD, PAGE) for _ in range(processes)]
         board = Board.plan(plan, config.max_upstreams)
+        self._buckets = Breakers.plan(plan, processes, config.max_upstreams)
         capacity = _TEXT + config.max_routes * _ROUTE_TEXT + config.max_upstreams * _UPSTREAM_TEXT
         snapshot = Snapshots.plan(plan, capacity)
         self._cursors = Cursors.plan(plan, config.max_routes)
@@ -161,6 +166,14 @@ class Shared:
             SnapshotError: What is in memory is spoilt.
         """
         return seats.decode(self.snapshot.read()[1])
+
+    def breakers_with(self, locks: Locks, process: int) -> Breakers:
+        """The breakers of all upstreams for `process`, whose `locks` these are."""
+        return Breakers(self.board, self._region, self._buckets, locks, process)
+
+    def ejections_with(self, locks: Locks, process: int) -> Ejections:
+        """The ejections of all routes for `process`, whose `locks` these are."""
+        return Ejections(self.board, locks, process)
 
     def close(self) -> None:
         """Close the descriptors; the memory itself goes when the last process has ended."""

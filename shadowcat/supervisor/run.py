@@ -65,6 +65,7 @@ class Supervisor:
         """
         self._shared = shared
         self._sessions = shared.sessions_for(SUPERVISOR)
+        self._breakers = shared.breakers_with(self._sessions.locks, SUPERVISOR)
         self._members = members
         self._workers = [member for member in members if member.worker is not None]
         self._others = [member for member in members if member.worker is None]
@@ -266,6 +267,7 @@ class Supervisor:
             self._shared.mail.clear(member.number)
             self._shared.connections.clear(member.number)
             self._sessions.repair(member.number)
+            self._breakers.repair(member.number)
         if member.worker is not None:
             self._adoption.forget(member.worker)
 

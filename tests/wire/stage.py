@@ -7,7 +7,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from shadowcat.config.model import Balance, Config, Http, Pool, Retry, Route, Sessions, Timeouts, Upstream
+from shadowcat.config.model import (
+    Balance,
+    Breaker,
+    Config,
+    Http,
+    Outlier,
+    Pool,
+    Retry,
+    Route,
+    Sessions,
+    Timeouts,
+    Upstream,
+)
 from shadowcat.config.validate import validate
 from shadowcat.testing.loopback import Loopback, Peer
 from shadowcat.testing.wire import (
@@ -139,6 +151,8 @@ def stage(
     retry: dict[str, Any] | None = None,
     http: dict[str, Any] | None = None,
     sessions: dict[str, Any] | None = None,
+    breaker: Breaker | None = None,
+    outlier: Outlier | None = None,
     routes: Sequence[Route] = (),
     workers: int = 1,
     **options: Any,
@@ -156,6 +170,8 @@ def stage(
         pool=Pool(**pool or {}),
         timeouts=Timeouts(**timeouts or {}),
         retry=Retry(**retry or {}),
+        breaker=breaker,
+        outlier=outlier,
     )
     config = Config(
         workers=workers,
