@@ -169,15 +169,15 @@ class Exchange(Timed):
         self._connection = connection
         pool = self._pool
         client = self._client
-        assert pool is not None and client is not None
+        assert pool is not None
+        assert client is not None
         return self.template.render(pool.origin, client.address, self.body, self.values)
 
     def no_connection(self, refusal: Refusal, detail: str) -> None:
         """There is no connection to the chosen upstream: nothing was sent, so any other will do."""
         self.deadline = inf
         is_barred = refusal is Refusal.BREAKER_OPEN
-        other = self._choice.other() if is_barred and self._has_choice else None
-        if other is not None:
+        if is_barred and self._has_choice and (other := self._choice.other()) is not None:
             self._go_to(other)  # No retry: it has not been tried.
         # More tries would not shorten a queue that is full.
         elif not is_barred and refusal is not Refusal.QUEUE_FULL and self._may_retry():
