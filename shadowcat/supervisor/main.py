@@ -18,6 +18,7 @@ from shadowcat.config.load import check_files
 from shadowcat.config.model import Config
 from shadowcat.log import LOGGER
 from shadowcat.shm.shared import CONTROL, Lifeline, Shared, worker_number
+from shadowcat.supervisor.inboxes import Inboxes
 from shadowcat.supervisor.member import Member
 from shadowcat.supervisor.run import Supervisor
 from shadowcat.supervisor.slots import Slot
@@ -66,7 +67,7 @@ def supervise(config: Config, *, timing: Timing | None = None, demo: Demo | None
 
     Raises:
         ConfigError: A file that the configuration names cannot be read.
-        StartError: An address or memory is not to be had; nothing has been started.
+        StartError: An address, memory or descriptors are not to be had; nothing has been started.
     """
     check_files(config)
     timing = timing or Timing()
@@ -75,6 +76,7 @@ def supervise(config: Config, *, timing: Timing | None = None, demo: Demo | None
     _raise_descriptor_limit()
     listeners = Listeners(listen_addresses(config), config.workers, config.backlog)
     admin: AdminListener | None = None
+    inboxes: Inboxes | None = None
     notifier = Notifier(os.environ)
     try:
         if config.admin is not None:
@@ -82,7 +84,9 @@ def supervise(config: Config, *, timing: Timing | None = None, demo: Demo | None
         admin_name = None if admin is None else admin.name
         shared = Shared.create(config)
         shared.host.set_addresses(orjson.dumps({"listen": listeners.names, "admin": admin_name}))
-        members = _members(config, shared, listeners, admin, demo, timing)
+        if config.workers > 1:
+            inboxes = Inboxes(config.workers)
+        members = _members(config, shared, listeners, inboxes, admin, demo, timing)
 
         def on_ready() -> None:
             names = listeners.names
@@ -97,6 +101,8 @@ def supervise(config: Config, *, timing: Timing | None = None, demo: Demo | None
         return status
     finally:
         listeners.close()
+        if inboxes is not None:
+            inboxes.close()
         if admin is not None:
             admin.remove()
         notifier.close()
@@ -106,12 +112,14 @@ def _members(
     config: Config,
     shared: Shared,
     listeners: Listeners,
+    inboxes: Inboxes | None,
     admin: AdminListener | None,
     demo: Demo | None,
     timing: Timing,
 ) -> list[Member]:
     admin_sockets = [] if admin is None else [admin.socket]
     demo_sockets = [] if demo is None else [demo.socket]
+    for_workers = [*listeners.all, *([] if inboxes is None else inboxes.all)]
     jitter = random.random
     # Control first: its imports take longest, and run beside those of the workers.
     members = [
@@ -119,7 +127,7 @@ def _members(
             "control",
             _control_main(config, shared, admin_sockets),
             Slot(timing, _CONTROL_STOP, jitter),
-            drop=(*listeners.all, *demo_sockets),
+            drop=(*for_workers, *demo_sockets),
             number=CONTROL,
             page=shared.page(CONTROL),
         )
@@ -130,7 +138,7 @@ def _members(
                 "demo upstream",
                 _named(config, "demo upstream", demo.main),
                 Slot(timing, _DEMO_STOP, jitter),
-                drop=(*listeners.all, *admin_sockets),
+                drop=(*for_workers, *admin_sockets),
             )
         )
     for index in range(config.workers):
@@ -138,7 +146,7 @@ def _members(
         members.append(
             Member(
                 name,
-                _worker_main(config, shared, index, listeners.by_address, name, timing),
+                _worker_main(config, shared, index, listeners.by_address, inboxes, name, timing),
                 Slot(timing, config.drain_timeout + timing.kill_grace, jitter),
                 prepare=_preload,
                 drop=(*admin_sockets, *demo_sockets),
@@ -163,6 +171,7 @@ def _worker_main(
     shared: Shared,
     index: int,
     listeners: Sequence[Sequence[socket.socket]],
+    inboxes: Inboxes | None,
     name: str,
     timing: Timing,
 ) -> Callable[[Lifeline], int]:
@@ -173,7 +182,7 @@ def _worker_main(
 
         if config.cpu_affinity:
             os.sched_setaffinity(0, {cpus[index % len(cpus)]})
-        return worker.run(config, shared, index, listeners, lifeline, timing)
+        return worker.run(config, shared, index, listeners, inboxes, lifeline, timing)
 
     return _named(config, name, run)
 
