@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import select
 import signal
 import socket
@@ -10,13 +12,16 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+import uvloop
 
 from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.page import State
 from shadowcat.shm.shared import SUPERVISOR, worker_number
 from shadowcat.supervisor.inboxes import Inboxes
 from shadowcat.supervisor.process import Child
-from tests.unit.worker.host import Host, eventually, exit_of
+from shadowcat.worker.acceptors import Acceptors
+from shadowcat.worker.handover import Handover
+from tests.unit.worker.host import Host, Plane, eventually, exit_of
 
 
 @pytest.fixture
@@ -178,6 +183,53 @@ def test_a_worker_that_stops_serves_what_is_in_its_inbox(host: Host):
         drained += client.recv(100).startswith(b"%d\n" % second.pid)
     assert drained == left
     close(clients)
+
+
+def in_process(host: Host, loop: asyncio.AbstractEventLoop) -> tuple[Acceptors, Plane]:
+    """The acceptors of a worker that the test itself is."""
+    plane = Plane(host.shared, worker_number(1), stubborn=False)
+    handover = Handover(loop, plane.client_protocol, host.shared, 1, inboxes(host))
+    return Acceptors(loop, plane.client_protocol, host.listeners, 64, handover), plane
+
+
+def accepted(host: Host) -> tuple[socket.socket, socket.socket]:
+    """A client, and its connection as somebody else has accepted it."""
+    client = socket.create_connection(host.address, timeout=5)
+    assert select.select([host.listeners[0][0]], [], [], 5)[0]
+    return client, host.listeners[0][0].accept()[0]
+
+
+def test_what_comes_at_the_last_moment_is_served(host: Host):
+    client, connection = accepted(host)
+
+    async def finish() -> None:
+        acceptors, plane = in_process(host, asyncio.get_running_loop())
+        await acceptors.open(1)
+        assert inboxes(host).put(1, connection.fileno())
+        await acceptors.finish()
+        assert plane.open_connections == 1
+        plane.abort()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, client, connection:
+        runner.run(finish())
+        assert int(client.recv(100)) == os.getpid()
+
+
+def test_a_slot_that_was_released_keeps_what_comes(host: Host):
+    client, connection = accepted(host)
+
+    async def release() -> None:
+        acceptors, plane = in_process(host, asyncio.get_running_loop())
+        await acceptors.open(1)
+        acceptors.close(1)
+        assert inboxes(host).put(1, connection.fileno())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert plane.open_connections == 0
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, client, connection:
+        runner.run(release())
+    assert inboxes(host).waiting(1) == 1
 
 
 def test_connections_that_come_and_go_stay_where_they_are(host: Host):
