@@ -118,6 +118,9 @@ class Refusal(Enum):
     QUEUE_TIMEOUT = _Row(
         503, _INTERNAL, False, "all connections to upstream are busy", "RFC 9110 15.6.4", None, 1
     )
+    QUEUE_FULL = _Row(
+        503, _INTERNAL, False, "too many wait for a connection to upstream", "RFC 9110 15.6.4", None, 1
+    )
     # fmt: on
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 
 import click
 
@@ -30,7 +31,8 @@ def main(options: Options) -> None:
 
             demo, url = open_demo()
             sys.exit(supervise(options.load(os.environ, url), demo=demo))
-        sys.exit(supervise(options.load(os.environ)))
+        load = partial(options.load, os.environ)
+        sys.exit(supervise(load(), source=load))
     except ConfigError as error:
         click.echo(f"shadowcat-supervisor: {error}", err=True)
         sys.exit(_BAD_CONFIG)

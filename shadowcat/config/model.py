@@ -55,6 +55,8 @@ class Upstream(Section, frozen=True, kw_only=True):
     era: Literal["legacy", "modern", "dual", "unknown"] = "unknown"
     """What it speaks: sessions (until 2025-11-25), the stateless form (from 2026-07-28), or both. It gets
     requests of its own era only; unknown: of both."""
+    max_connections: Positive | None = None
+    """Most connections to it, in place of the `pool.max_connections` of its route."""
     tls: Tls | None = None
     credential: Credential | None = None
 
@@ -63,12 +65,18 @@ class Pool(Section, frozen=True, kw_only=True):
     """Connections to one upstream. Counts are for the whole machine, all workers together."""
 
     max_connections: Positive = 1000
+    """Most connections at a time, idle ones included. A request that would need another one waits."""
+    max_queue: Annotated[int, Meta(ge=0)] = 1024
+    """Most requests that wait for one; those beyond are refused at once."""
     idle_timeout: Duration = Duration(4)
     """How long an idle connection is kept. Stay below the server's own limit (uvicorn and Node: 5 s)."""
     connect_timeout: Duration = Duration(5)
     """Bounds name resolution, connect and TLS handshake together."""
     queue_timeout: Duration = Duration(5)
     """How long a request waits for a connection once `max_connections` are busy."""
+    max_age: Duration = Duration(300)
+    """A connection that old serves no further request, so that changed addresses and new instances behind
+    them are found. What is being answered then is not disturbed, however long that takes."""
 
 
 class Timeouts(Section, frozen=True, kw_only=True):
@@ -281,6 +289,13 @@ class Config(Section, frozen=True, kw_only=True):
     """Permit a listener without authentication on an address that is not loopback."""
     drain_timeout: Duration = Duration(30)
     """How long open exchanges may go on after SIGTERM before they are cut off."""
+    upstream_drain_timeout: Duration = Duration(300)
+    """How long the sessions of an upstream that was removed, or is drained, may go on before they end."""
+    max_upstreams: Annotated[int, Meta(ge=1, le=4096)] = 1024
+    """Most upstreams of all routes together, with those removed while running that still have sessions; each
+    takes about 200 bytes for each process, allocated at the start."""
+    max_routes: Annotated[int, Meta(ge=1, le=1024)] = 64
+    """Most routes, with those removed while running; each takes about 5 KiB for each process."""
     routes: list[Route]
     sessions: Sessions = Sessions()
     http: Http = Http()

@@ -10,7 +10,7 @@ import msgspec
 
 from shadowcat.config.addresses import Address, parse_host, parse_listen
 from shadowcat.config.headers import FIELD_NAME, RESERVED, check_header
-from shadowcat.config.model import Config
+from shadowcat.config.model import Config, Health
 from shadowcat.config.structure import build
 from shadowcat.config.units import Duration, Size
 from shadowcat.config.urls import check_authority, check_path, check_public_url, parse_upstream, upstream_name
@@ -29,8 +29,14 @@ _ORIGIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]+)")
 _NOT_HASHED: Final = (RESERVED.keys() - {"mcp-name"}) | {"authorization", "cookie", "forwarded", "x-real-ip"}
 """Headers that cannot tell where a request belongs."""
 
+# RFC 3986 section 3.4.
+_QUERY: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*")
+
 PATH_LIMIT: Final = 200
 """Bytes of a route's path: every session remembers it, in a record of 512 bytes at most."""
+
+SHORTEST_INTERVAL: Final = Duration(0.1)
+"""Of health checks."""
 
 LONGEST: Final = Duration(365 * 86400)
 """Upper bound of durations: nanoseconds of it fit a 64-bit cell hundreds of times."""
@@ -56,6 +62,7 @@ def semantic_problems(config: Config) -> list[str]:
         *_limits(config),
         *_sessions(config),
         *_access_log(config),
+        *_room(config),
         *_routes(config.routes),
     ]
 
@@ -67,11 +74,26 @@ def _mistyped(config: Config) -> Iterator[str]:
     if config.admin is None:
         plain["admin"] = None
     again = build(plain, Config, "", problems)
-    yield from problems
-    if not problems and again != config:
-        for key in config.__struct_fields__:
-            if getattr(again, key) != getattr(config, key):
-                yield f"{key}: a value of another type, such as text for a duration: use Duration.parse"
+    yield from problems or _unlike(config, again, "")
+
+
+def _unlike(value: Any, wanted: Any, path: str) -> Iterator[str]:
+    """Values that a file would have turned into those of another type."""
+    if isinstance(value, msgspec.Struct) and type(value) is type(wanted):
+        for key in value.__struct_fields__:
+            where = f"{path}.{key}" if path else key
+            yield from _unlike(getattr(value, key), getattr(wanted, key), where)
+    elif isinstance(value, list) and isinstance(wanted, list):
+        for i, pair in enumerate(zip(value, wanted, strict=True)):
+            yield from _unlike(*pair, f"{path}[{i}]")
+    elif isinstance(value, dict) and isinstance(wanted, dict) and value.keys() == wanted.keys():
+        for name, item in value.items():
+            yield from _unlike(item, wanted[name], f"{path}.{name}")
+    elif type(value) is not type(wanted) and value != wanted:
+        name = type(wanted).__name__
+        # Other values may be secrets.
+        advice = f": write {name}({value!r})" if isinstance(wanted, (Duration, Size)) else ""
+        yield f"{path}: expected {name}, got {type(value).__name__}{advice}"
 
 
 def _quantities(section: msgspec.Struct, path: str) -> Iterator[str]:
@@ -219,6 +241,14 @@ def _access_log(config: Config) -> Iterator[str]:
         yield "access_log.sample: expected a number from 0 to 1"
 
 
+def _room(config: Config) -> Iterator[str]:
+    upstreams = sum(len(route.upstreams) for route in config.routes)
+    for key, count in (("max_routes", len(config.routes)), ("max_upstreams", upstreams)):
+        most = getattr(config, key)
+        if count > most:
+            yield f"{key}: there are {count}, and the start makes room for {most}: write at least {count}"
+
+
 def _routes(routes: list[Route]) -> Iterator[str]:
     if not routes:
         yield "routes: at least one route is needed"
@@ -232,6 +262,8 @@ def _routes(routes: list[Route]) -> Iterator[str]:
         if not route.upstreams:
             yield f"{path}.upstreams: at least one upstream is needed"
         yield from _hash_on(f"{path}.balance.hash_on", route.balance.hash_on)
+        if route.health is not None:
+            yield from _health(f"{path}.health", route.health)
         names: dict[str, str] = {}
         for j, upstream in enumerate(route.upstreams):
             where = f"{path}.upstreams[{j}]"
@@ -254,6 +286,33 @@ def _hash_on(path: str, value: str) -> Iterator[str]:
         yield f"{path}: {name!r} is no header name: use ASCII letters, digits and hyphens"
     elif name.lower() in _NOT_HASHED:
         yield f"{path}: {name} is for the proxy alone, or differs in each request: name another header"
+
+
+def _health(path: str, health: Health) -> Iterator[str]:
+    if 0 < health.interval < SHORTEST_INTERVAL:
+        yield f"{path}.interval: {health.interval} is a load of its own: write {SHORTEST_INTERVAL} or more"
+    if health.timeout > health.interval:
+        yield (
+            f"{path}.timeout: {health.timeout} is longer than the interval ({health.interval}): a check would"
+            " go on while the next one is due; shorten it, or lengthen the interval"
+        )
+    if health.type != "http":
+        for key in ("path", "statuses"):
+            if getattr(health, key) != getattr(Health(), key):
+                yield f"{path}.{key}: only checks of type http use it: add type: http, or remove {key}"
+        return
+    if not health.statuses:
+        yield f"{path}.statuses: no answer would be a good one: name at least one status, such as 200"
+    plain, _, query = health.path.partition("?")
+    if not plain.startswith("/"):
+        yield f"{path}.path: {health.path!r} does not start with a slash: write /{health.path}"
+    elif _QUERY.fullmatch(query) is None:
+        yield f"{path}.path: the query has characters that must be encoded: write them as %XX"
+    else:
+        try:
+            check_path(plain)
+        except ValueError as error:
+            yield f"{path}.path: {error}"
 
 
 def _route_path(path: str, value: str) -> Iterator[str]:

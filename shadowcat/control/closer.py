@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
-from shadowcat.config import urls
-from shadowcat.config.model import Config
 from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.page import State
 from shadowcat.shm.sessions.table import Session, SessionTable
@@ -17,22 +15,6 @@ _SILENT: Final = 1_000_000_000
 """ns without a heartbeat (one every 50 ms) after which a worker is not given work that it may never do."""
 
 
-class Row(NamedTuple):
-    """An upstream by the labels that its metrics have."""
-
-    route: str
-    upstream: str
-
-
-def upstream_rows(config: Config) -> list[Row]:
-    """All upstreams in the order by which session records number them: that of the configuration."""
-    return [
-        Row(route.path, urls.upstream_name(upstream))
-        for route in config.routes
-        for upstream in route.upstreams
-    ]
-
-
 class Closer:
     """Has sessions ended.
 
@@ -40,13 +22,12 @@ class Closer:
     ends itself stays open upstream until the upstream's own expiry.
     """
 
-    __slots__ = ("_cells", "_ended", "_next", "_shared", "_table")
+    __slots__ = ("_cells", "_next", "_shared", "_table")
 
-    def __init__(self, config: Config, shared: Shared, table: SessionTable) -> None:
+    def __init__(self, shared: Shared, table: SessionTable) -> None:
         self._shared = shared
         self._table = table
         self._cells = shared.page(CONTROL).cells
-        self._ended = [shared.layout.cell("sessions_ended_total", *row) for row in upstream_rows(config)]
         self._next = 0
 
     def workers(self, now_ns: int) -> list[int]:
@@ -88,5 +69,5 @@ class Closer:
         record = self._table.delete(session)
         if record is None:
             return False
-        self._cells[self._ended[record.row]] += 1
+        self._cells[self._shared.layout.cell("sessions_ended_total", record.row)] += 1
         return True

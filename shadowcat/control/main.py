@@ -7,15 +7,21 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import uvloop
 from aiohttp import web
 
 from shadowcat.config.model import Config
+from shadowcat.config.seats import Snapshot
 from shadowcat.control.closer import Closer
+from shadowcat.control.health import HealthChecker
+from shadowcat.control.present import Present
+from shadowcat.control.publisher import Publisher
 from shadowcat.control.recounter import Recounter
+from shadowcat.control.reloads import Reloads
+from shadowcat.control.retirement import Retirement
 from shadowcat.control.server import Admin
 from shadowcat.control.sweeper import Sweeper
 from shadowcat.shm.page import Page, State
@@ -26,14 +32,19 @@ _FAREWELL: Final = 1.0
 """Seconds an answer in progress may take once the process is told to end."""
 
 
-def run(config: Config, shared: Shared, sockets: Sequence[socket.socket], lifeline: Lifeline) -> int:
+def run(
+    shared: Shared,
+    sockets: Sequence[socket.socket],
+    lifeline: Lifeline,
+    source: Callable[[], Config] | None = None,
+) -> int:
     """Serve the admin listener until SIGTERM.
 
     Args:
-        config: The configuration.
         shared: What the supervisor made before the fork.
         sockets: Bound and listening sockets, TCP or Unix: this process's copies of the supervisor's.
         lifeline: The tie to the supervisor.
+        source: Reads the configuration anew from where it came from; None if it came from nowhere.
 
     Returns:
         The exit status: 0 after SIGTERM or SIGQUIT.
@@ -44,12 +55,16 @@ def run(config: Config, shared: Shared, sockets: Sequence[socket.socket], lifeli
     page = shared.page(CONTROL)
     page.begin(os.getpid(), time.monotonic_ns())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, shared, sockets, lifeline, page))
+        runner.run(_serve(shared, sockets, lifeline, source, page))
     return 0
 
 
 async def _serve(
-    config: Config, shared: Shared, sockets: Sequence[socket.socket], lifeline: Lifeline, page: Page
+    shared: Shared,
+    sockets: Sequence[socket.socket],
+    lifeline: Lifeline,
+    source: Callable[[], Config] | None,
+    page: Page,
 ) -> None:
     loop = asyncio.get_running_loop()
     end = asyncio.Event()
@@ -57,9 +72,18 @@ async def _serve(
     loop.add_signal_handler(signal.SIGQUIT, os._exit, 0)
     loop.add_reader(lifeline.fileno(), os._exit, 1)
     table = shared.sessions_for(CONTROL)
-    closer = Closer(config, shared, table)
+    present = Present(shared)
+    closer = Closer(shared, table)
+    health = HealthChecker(shared)
+
+    def configure(snapshot: Snapshot) -> None:
+        health.configure(snapshot)
+        table.configure(snapshot.config.sessions)
+
+    publisher = Publisher(shared, present, source, [configure])
+    retirement = Retirement(shared, present, table, closer, publisher.publish)
     runner = web.AppRunner(
-        Admin(config, shared, table, closer).application(),
+        Admin(present, shared, table, closer, health, publisher).application(),
         access_log=None,
         handle_signals=False,
         shutdown_timeout=_FAREWELL,
@@ -71,13 +95,19 @@ async def _serve(
     heart = _Heart(loop, page)
     sweeper = Sweeper(table, closer, Recounter(shared.sessions_for(CONTROL), loop).start)
     sweeper.start(loop)
+    configure(present.snapshot)
+    reloads = Reloads(shared, publisher)
+    loop.add_signal_handler(signal.SIGHUP, reloads.wake)
+    tasks = [loop.create_task(each) for each in (retirement.run(), reloads.run())]
     page.set_state(State.READY)
     lifeline.ready()
     await end.wait()
     page.set_state(State.DRAINING)
     for server in servers:
         server.close()
-    await runner.cleanup()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(runner.cleanup(), health.stop())
     sweeper.stop()
     heart.stop()
     loop.remove_reader(lifeline.fileno())

@@ -12,12 +12,13 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from shadowcat import __version__
-from shadowcat.config.model import Config
-from shadowcat.control.closer import Row, upstream_rows
+from shadowcat.control.health import HealthChecker
 from shadowcat.control.processes import members
 from shadowcat.control.readiness import complaints
 from shadowcat.control.reading import Reading
+from shadowcat.policy.health import Health
 from shadowcat.shm.counters import FAMILIES, PREFIX, Family, Kind
+from shadowcat.shm.directory import Directory
 from shadowcat.shm.sessions.table import SessionTable
 from shadowcat.shm.shared import Shared, worker_number
 
@@ -25,40 +26,48 @@ from shadowcat.shm.shared import Shared, worker_number
 class CellCollector(Collector):
     """Turns the pages, and what the operating system knows of the processes, into metric families."""
 
-    def __init__(self, config: Config, shared: Shared, table: SessionTable, now_ns: int) -> None:
-        self._config = config
+    def __init__(
+        self,
+        directory: Directory,
+        shared: Shared,
+        table: SessionTable,
+        health: HealthChecker,
+        now_ns: int,
+    ) -> None:
+        self._directory = directory
         self._shared = shared
         self._table = table
+        self._health = health
         self._now_ns = now_ns
 
     def collect(self) -> Iterable[Metric]:
         """All families, read now."""
-        reading = Reading(self._shared)
+        reading = Reading(self._shared, self._directory)
         for family in FAMILIES:
             yield self._family(family, reading)
         yield from self._sessions(reading)
+        yield self._upstream_up()
         yield from self._processes()
         yield from self._host()
 
     def _family(self, family: Family, reading: Reading) -> Metric:
-        name, layout = PREFIX + family.name, self._shared.layout
+        name, members = PREFIX + family.name, self._directory.members(family)
         if family.per_worker:
-            metric = _metric(family.kind, name, family.help, (*family.labels, "worker"))
+            metric = _metric(family.kind, name, family.help, ("worker",))
             for slot in range(self._shared.host.slots):
                 cells = self._shared.page(worker_number(slot)).cells
-                for labels, cell in layout.series(family.name):
-                    metric.add_metric((*labels, str(slot)), cells[cell])
+                metric.add_metric((str(slot),), cells[self._shared.layout.cell(family.name)])
             return metric
         if family.kind is Kind.HISTOGRAM:
             histogram = HistogramMetricFamily(name, family.help, labels=family.labels)
-            for labels, _ in layout.series(family.name):
+            for labels, _ in members:
                 counts, total = reading.histogram(family.name, *labels)
-                bounds = map(floatToGoString, layout.bounds)
+                bounds = map(floatToGoString, self._shared.layout.bounds)
                 histogram.add_metric(labels, list(zip(bounds, counts, strict=True)), total)
             return histogram
         if family.kind is Kind.STATUSES:
             metric = _metric(family.kind, name, family.help, (*family.labels, "status"))
-            for labels, _ in layout.series(family.name):
+            for labels, _ in members:
                 for status, count in reading.statuses(*labels).items():
                     metric.add_metric((*labels, str(status)), count)
             return metric
@@ -76,11 +85,23 @@ class CellCollector(Collector):
             PREFIX + "sessions_capacity", "Most sessions that the table holds", value=self._table.capacity
         )
         pinned = GaugeMetricFamily(
-            PREFIX + "sessions_pinned", "Sessions that an upstream has now", labels=Row._fields
+            PREFIX + "sessions_pinned", "Sessions that an upstream has now", labels=("route", "upstream")
         )
-        for row in dict.fromkeys(upstream_rows(self._config)):
-            pinned.add_metric(row, reading.pinned(*row))
+        for labels in self._directory.upstreams():
+            pinned.add_metric(labels, reading.pinned(*labels))
         yield pinned
+
+    def _upstream_up(self) -> Metric:
+        up = GaugeMetricFamily(
+            PREFIX + "upstream_up",
+            "0 if health checks keep new sessions and requests away, else 1; without checks no value",
+            labels=("route", "upstream"),
+        )
+        for labels in self._directory.upstreams():
+            states = {self._health.state(row) for row in self._directory.rows(*labels)} - {None}
+            if states:
+                up.add_metric(labels, states != {Health.DOWN})
+        return up
 
     def _processes(self) -> Iterator[Metric]:
         labels = ("process", "worker")
@@ -128,14 +149,20 @@ def _metric(
 
 
 def exposition(
-    config: Config, shared: Shared, table: SessionTable, accept: str, now_ns: int
+    directory: Directory,
+    shared: Shared,
+    table: SessionTable,
+    health: HealthChecker,
+    accept: str,
+    now_ns: int,
 ) -> tuple[bytes, str]:
     """The metrics page.
 
     Args:
-        config: The configuration the host runs with.
+        directory: Who has which cells.
         shared: The shared areas.
         table: The sessions.
+        health: The checks of upstreams.
         accept: The Accept field of the request; Prometheus asks for OpenMetrics there.
         now_ns: CLOCK_MONOTONIC.
 
@@ -143,6 +170,6 @@ def exposition(
         The body and its content type.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(CellCollector(config, shared, table, now_ns))
+    registry.register(CellCollector(directory, shared, table, health, now_ns))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type

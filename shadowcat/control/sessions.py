@@ -16,8 +16,8 @@ from typing import Any, Final, TypeVar
 import orjson
 from aiohttp import web
 
-from shadowcat.config.model import Config
-from shadowcat.control.closer import Closer, upstream_rows
+from shadowcat.control.closer import Closer
+from shadowcat.control.present import Present
 from shadowcat.log import LOGGER
 from shadowcat.shm.locks import LockBusyError
 from shadowcat.shm.sessions import ids
@@ -41,10 +41,10 @@ _RETRY: Final = 0.001
 class SessionsApi:
     """Answers /api/sessions."""
 
-    def __init__(self, config: Config, table: SessionTable, closer: Closer) -> None:
+    def __init__(self, present: Present, table: SessionTable, closer: Closer) -> None:
         self._table = table
         self._closer = closer
-        self._rows = upstream_rows(config)
+        self._present = present
 
     def routes(self) -> list[web.RouteDef]:
         """What to add to the application."""
@@ -107,11 +107,11 @@ class SessionsApi:
 
     def _document(self, session: Session, now_ns: int) -> Document:
         record = session.record
-        route, upstream = self._rows[record.row]
+        _, upstream = self._present.upstream(record.row, record.generation)
         carrier, _ = self._table.stream(session)
         return {
             "handle": ids.handle(session.slot, session.id),
-            "route": route,
+            "route": record.route,
             "upstream": upstream,
             "principal": record.principal,
             "owner": record.owner,

@@ -9,11 +9,13 @@ import orjson
 
 from shadowcat import __version__
 from shadowcat.config import urls
-from shadowcat.config.model import Config, Route
+from shadowcat.config.model import Route, Upstream
+from shadowcat.config.seats import Seat, Snapshot
 from shadowcat.control.processes import Member, members
 from shadowcat.control.readiness import complaints
 from shadowcat.control.reading import Reading
 from shadowcat.shm.counters import FAMILIES
+from shadowcat.shm.directory import Directory
 from shadowcat.shm.sessions.table import SessionTable
 from shadowcat.shm.shared import Shared, worker_number
 
@@ -38,17 +40,17 @@ _SESSIONS = {
 }
 
 
-def status(config: Config, shared: Shared, table: SessionTable, now_ns: int) -> bytes:
+def status(snapshot: Snapshot, shared: Shared, table: SessionTable, now_ns: int) -> bytes:
     """The document as JSON: counters since the start, levels now; times in seconds, sizes in bytes.
 
     Args:
-        config: The configuration the host runs with.
+        snapshot: What the host goes by.
         shared: The shared areas.
         table: The sessions.
         now_ns: CLOCK_MONOTONIC.
     """
     host = shared.host
-    reading = Reading(shared)
+    reading = Reading(shared, Directory(shared.layout, snapshot))
     reasons = complaints(shared, now_ns)
     processes = list(members(shared))
     document: Document = {
@@ -61,11 +63,11 @@ def status(config: Config, shared: Shared, table: SessionTable, now_ns: int) -> 
         **orjson.loads(host.addresses() or b"{}"),
         "processes": [_process(shared, member, now_ns) for member in processes if member.slot is None],
         "workers": [
-            _worker(config, shared, member, member.slot, now_ns)
+            _worker(snapshot, shared, member, member.slot, now_ns)
             for member in processes
             if member.slot is not None
         ],
-        "routes": [_route(route, reading) for route in config.routes],
+        "routes": [_route(route, seats, reading) for _, route, seats in snapshot.routes()],
         "sessions": _sessions(table, reading),
         "refusals": {
             labels[0]: count
@@ -102,7 +104,7 @@ def _process(shared: Shared, member: Member, now_ns: int) -> Document:
     }
 
 
-def _worker(config: Config, shared: Shared, member: Member, slot: int, now_ns: int) -> Document:
+def _worker(snapshot: Snapshot, shared: Shared, member: Member, slot: int, now_ns: int) -> Document:
     layout, cells = shared.layout, shared.page(member.number).cells
     server = shared.host.served_by(slot)
     return {
@@ -111,28 +113,35 @@ def _worker(config: Config, shared: Shared, member: Member, slot: int, now_ns: i
         "served_by": server - worker_number(0) if server else None,
         "connections": cells[layout.cell("connections")],
         "connections_accepted": cells[layout.cell("connections_accepted_total")],
-        "in_flight": sum(cells[layout.cell("requests_in_flight", route.path)] for route in config.routes),
+        "in_flight": sum(cells[layout.cell("requests_in_flight", number)] for number in snapshot.numbers),
     }
 
 
-def _route(route: Route, reading: Reading) -> Document:
+def _route(route: Route, seats: list[Seat], reading: Reading) -> Document:
     statuses = reading.statuses(route.path)
     counts, seconds = reading.histogram("request_duration_seconds", route.path)
     return {
         "path": route.path,
+        "strategy": route.balance.strategy,
         "requests": sum(statuses.values()),
         "statuses": {str(code): count for code, count in statuses.items()},
         "in_flight": reading.value("requests_in_flight", route.path),
         "client_aborts": reading.value("client_aborts_total", route.path),
         "mean_duration_seconds": seconds / counts[-1] if counts[-1] else None,
         "upstreams": [
-            {
-                "name": name,
-                "url": upstream.url,
-                "sessions": reading.pinned(route.path, name),
-            }
-            | {key: reading.value(family, route.path, name) for key, family in _UPSTREAM.items()}
-            for upstream in route.upstreams
-            for name in (urls.upstream_name(upstream),)
+            _upstream(route.path, upstream, seat, reading)
+            for upstream, seat in zip(route.upstreams, seats, strict=True)
         ],
     }
+
+
+def _upstream(path: str, upstream: Upstream, seat: Seat, reading: Reading) -> Document:
+    name = urls.upstream_name(upstream)
+    return {
+        "name": name,
+        "url": upstream.url,
+        "weight": upstream.weight,
+        "enabled": upstream.enabled,
+        "phase": seat.phase.name.lower(),
+        "sessions": reading.pinned(path, name),
+    } | {key: reading.value(family, path, name) for key, family in _UPSTREAM.items()}

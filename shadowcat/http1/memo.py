@@ -426,6 +426,11 @@ class Memo(Generic[_Verdict]):
         self._young[entry.literals] = entry
         self._bytes += size
 
+    def clear(self) -> None:
+        """Forget everything: what the verdicts rest on has changed."""
+        self.rotate()
+        self._old = {}
+
     def rotate(self) -> None:
         """Drop what has not been used since the last rotation."""
         self._old, self._young = self._young, {}

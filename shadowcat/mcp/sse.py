@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 _TAIL: Final = 3  # the longest end of a stream that tells whether its last line is blank: LF CR LF
-_BLANK_LINE_ENDS: Final = (b"\n\n", b"\r\r", b"\n\r", b"\n\r\n", b"\r\r\n")
+BLANK_LINE_ENDS: Final = (b"\n\n", b"\r\r", b"\n\r", b"\n\r\n", b"\r\r\n")
+"""How what ends with a blank line ends, unless it is too short to tell."""
 _LF: Final = 0x0A
 _CR: Final = 0x0D
 _BOM: Final = b"\xef\xbb\xbf"
@@ -33,7 +34,7 @@ class Boundary:
         After a CR it may turn out that a LF belongs to it. A comment before that LF does no harm: the LF is
         one more blank line, which dispatches nothing.
         """
-        return self._tail.endswith(_BLANK_LINE_ENDS)
+        return self._tail.endswith(BLANK_LINE_ENDS)
 
 
 class Event(NamedTuple):

@@ -22,6 +22,8 @@ _STREAK_BITS: Final = 8
 _STREAK: Final = (1 << _STREAK_BITS) - 1
 _TIME_SHIFT: Final = _STATE_BITS + _STREAK_BITS
 _MS: Final = 1_000_000
+_SPREAD: Final = 1.0
+"""Seconds over which first checks are spread."""
 
 
 class Health(IntEnum):
@@ -50,7 +52,7 @@ def note(
         interval: Seconds between two checks.
         now: Monotonic ns.
     """
-    if now - _time(word) > _lifetime(interval):
+    if now - checked_at(word) > _lifetime(interval):
         word = 0
     state = Health(word & _STATE)
     streak = word >> _STATE_BITS & _STREAK
@@ -67,15 +69,39 @@ def note(
 
 def health_of(word: int, interval: float, now: int) -> Health:
     """What an upstream's word says now."""
-    return Health.UNKNOWN if now - _time(word) > _lifetime(interval) else Health(word & _STATE)
+    return Health.UNKNOWN if now - checked_at(word) > _lifetime(interval) else Health(word & _STATE)
+
+
+def first_check(word: int, interval: float, now: int, chance: float) -> float:
+    """How long whoever begins to check waits with the first one, in seconds.
+
+    Where there is no result yet, or none that means anything, that is no longer than it takes to spread the
+    checks of many upstreams over a second. Otherwise a predecessor's schedule goes on.
+
+    Args:
+        word: As it is.
+        interval: Seconds between two checks.
+        now: Monotonic ns.
+        chance: From 0 to 1, another one each time.
+    """
+    age = now - checked_at(word)
+    if age > _lifetime(interval):
+        return chance * min(interval, _SPREAD)
+    return max(0.0, jittered(interval, chance) - age / 1_000_000_000)
+
+
+def jittered(interval: float, chance: float) -> float:
+    """An interval moved by up to a tenth, lest all checks fall together."""
+    return interval * (0.9 + 0.2 * chance)
 
 
 def barred_until(word: int, interval: float) -> int:
     """Until when the word keeps new sessions and requests away, monotonic ns; 0 if it does not."""
-    return _time(word) + _lifetime(interval) if word & _STATE == Health.DOWN else 0
+    return checked_at(word) + _lifetime(interval) if word & _STATE == Health.DOWN else 0
 
 
-def _time(word: int) -> int:
+def checked_at(word: int) -> int:
+    """When the last result came, monotonic ns."""
     return (word >> _TIME_SHIFT) * _MS
 
 

@@ -32,11 +32,11 @@ class RetryBudget:
     `tick` has to be called once a second; the window is as exact as that.
     """
 
-    __slots__ = ("_past", "_retries", "_share", "requests")
+    __slots__ = ("_past", "_retries", "requests", "share")
 
     def __init__(self, share: float) -> None:
-        """`share` is the number of retries allowed for each request."""
-        self._share = share
+        self.share = share
+        """How many retries each request allows."""
         self.requests = 0
         """Requests so far; the caller counts."""
         self._retries = 0
@@ -49,7 +49,7 @@ class RetryBudget:
     def take(self) -> bool:
         """Whether one more retry is within the budget; if so, it is counted."""
         requests, retries = self._past[0]
-        if self._retries - retries + 1 > self._share * (self.requests - requests) + _SPARE:
+        if self._retries - retries + 1 > self.share * (self.requests - requests) + _SPARE:
             return False
         self._retries += 1
         return True

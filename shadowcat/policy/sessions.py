@@ -183,6 +183,8 @@ class Trouble(NamedTuple):
     """Seconds since the upstream refused this message's first connection."""
     is_resent: bool = False
     """Whether a recovery came before: a session that is new cannot be gone already."""
+    is_down: bool = False
+    """Whether health checks have found the upstream down: then it is not tried again."""
 
 
 MAX_RECOVERIES: Final = 3
@@ -210,7 +212,8 @@ def what_now(
         recoveries: When the session was recovered before, in ns on the clock of `now_ns`.
         now_ns: Monotonic ns.
     """
-    if trouble.loss is Loss.REFUSED and trouble.waited < section.recovery_wait:
+    may_come_back = trouble.waited < section.recovery_wait and not trouble.is_down
+    if trouble.loss is Loss.REFUSED and may_come_back:
         return Verdict.RETRY_SAME
     if trouble.method == b"DELETE":
         return Verdict.PASS if trouble.loss is Loss.NOT_FOUND else Verdict.EXPIRE

@@ -11,13 +11,10 @@ from functools import partial
 from shadowcat.config import model
 from shadowcat.config.model import Config
 from shadowcat.proxy.access_log import AccessLog
-from shadowcat.proxy.balancer import COMPARES, ERAS, Balancer, Host, Purpose
+from shadowcat.proxy.balancer import Host
 from shadowcat.proxy.log_file import LogFile
-from shadowcat.proxy.meters import UpstreamMeters
-from shadowcat.proxy.origin import Origin
 from shadowcat.proxy.plane import DataPlane
-from shadowcat.proxy.pool import Pool
-from shadowcat.proxy.route import Route, RouteTable
+from shadowcat.proxy.roster import Roster
 from shadowcat.proxy.tracing import trace
 from shadowcat.shm.shared import Shared, worker_number
 
@@ -25,13 +22,15 @@ from shadowcat.shm.shared import Shared, worker_number
 def assemble(config: Config, shared: Shared, process: int, loop: asyncio.AbstractEventLoop) -> DataPlane:
     """Build the data plane of `process`.
 
+    Routes and upstreams, and all that may change while it runs, are those of the present snapshot; `config`
+    is what the host was started with.
+
     Raises:
         StartError: Something it needs cannot be used, such as a certificate file.
+        SnapshotError: What the supervisor or control has published is spoilt.
     """
     worker = process - worker_number(0)
     plane = DataPlane(config, shared, process, loop)
-    routes: list[Route] = []
-    pools: list[Pool] = []
     host = Host(
         [shared.page(each).cells for each in range(shared.processes)],
         shared.cursors_with(plane.sessions.table.locks),
@@ -39,30 +38,8 @@ def assemble(config: Config, shared: Shared, process: int, loop: asyncio.Abstrac
         plane.clock,
         partial(random.getrandbits, 64),
     )
-    for number, section in enumerate(config.routes):
-        route = Route(section, shared.layout, plane.cells)
-        route.pools = tuple(
-            Pool(
-                plane,
-                Origin(upstream),
-                section.pool,
-                share=config.workers,
-                meters=UpstreamMeters(shared.layout, section, upstream, plane.cells),
-                row=row,
-            )
-            for row, upstream in enumerate(section.upstreams, len(pools))
-        )
-        route.balancer = Balancer(section, number, route.pools, host)
-        route.legacy = route.balancer.members(Purpose.LEGACY)
-        first = section.upstreams[0]
-        if len(route.pools) == 1 and first.enabled and ERAS[first.era] == ERAS["dual"]:
-            route.only = route.pools[0]
-        route.compares = route.only is None and section.balance.strategy in COMPARES
-        routes.append(route)
-        pools.extend(route.pools)
-    plane.route_table = RouteTable(routes)
-    plane.routes = tuple(routes)
-    plane.sessions.pools = tuple(pools)
+    plane.roster = Roster(plane, shared, process, host)
+    plane.roster.begin()
     if config.access_log is not None:
         plane.observers = (_access_log(config.access_log, plane, shared, worker),)
     trace(plane, os.environ, worker)

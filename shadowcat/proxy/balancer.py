@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Final
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from shadowcat.config import model
+from shadowcat.config.seats import Phase, Seat
 from shadowcat.config.urls import upstream_name
 from shadowcat.mcp.envelope import Envelope
 from shadowcat.mcp.eras import Era
 from shadowcat.policy.balance import SOURCES, Measures, Source
-from shadowcat.policy.group import Group, Member
+from shadowcat.policy.group import NEVER, Group, Member
+from shadowcat.policy.health import Health, health_of
+from shadowcat.policy.health import barred_until as down_until
 from shadowcat.policy.loads import Latency, Loads
 from shadowcat.policy.ring import Ring, hash_key
 from shadowcat.proxy.hash_source import KeyOf, key_source
+from shadowcat.shm.board import Board
 from shadowcat.shm.cursors import Cursors
 
 if TYPE_CHECKING:
@@ -53,6 +58,10 @@ class Purpose(Enum):
     DISCOVER = auto()
     """For `server/discover`."""
 
+
+_Cells: TypeAlias = Sequence[tuple[Sequence[int], Sequence[int]]]
+"""Per upstream the cells that add to its load, and those that take off it."""
+_NANOSECONDS: Final = 1_000_000_000
 
 # An Enum member costs three look-ups.
 _MODERN: Final = Purpose.MODERN
@@ -91,7 +100,7 @@ class Desk:
         pools: Sequence[Pool],
         host: Host,
         measured: Measures | None,
-        cells: Sequence[tuple[Sequence[int], Sequence[int]]],
+        cells: _Cells,
     ) -> None:
         """Describe it.
 
@@ -125,6 +134,13 @@ class Desk:
             if self._latencies:
                 self._latencies[index].pending += 1
         return index
+
+    def take(self, index: int) -> None:
+        """Put load on an upstream that was not chosen here."""
+        if self._loads is not None:
+            self._loads.begin(index)
+            if self._latencies:
+                self._latencies[index].pending += 1
 
     def pool(self, index: int) -> Pool:
         """Of the upstream with this index."""
@@ -186,6 +202,12 @@ class Choice:
         self._began = self._clock()
         return self._desk.pool(index)
 
+    def take(self, index: int) -> None:
+        """Go to this upstream, whoever else there is."""
+        self._desk.take(index)
+        self._index = index
+        self._began = self._clock()
+
     def answered(self) -> None:
         """The head of the answer has come."""
         if self._index is not None and not self._is_answered:
@@ -204,59 +226,132 @@ class Choice:
         self._index = None
 
 
+class _Busy(Sequence[int]):
+    """Requests at each upstream, looked up only for those of which some are too many."""
+
+    __slots__ = ("_pools",)
+
+    def __init__(self, pools: Sequence[Pool]) -> None:
+        self._pools = pools
+
+    def __len__(self) -> int:
+        return len(self._pools)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._pools[index].host_busy()
+
+
 class Balancer:
     """Of one route, in one worker."""
 
     __slots__ = (
+        "_board",
+        "_busy",
         "_desks",
+        "_expires",
         "_host",
         "_key_of",
+        "_latencies",
+        "_members",
         "_number",
+        "_pinned",
         "_pools",
+        "_ring",
+        "_seats",
+        "_section",
         "_source",
         "_turn",
+        "only",
     )
 
-    def __init__(self, section: model.Route, number: int, pools: Sequence[Pool], host: Host) -> None:
-        """`number` is the route's place in the configuration."""
+    _desks: dict[Purpose, Desk]
+
+    def __init__(
+        self,
+        section: model.Route,
+        number: int,
+        seats: Sequence[Seat],
+        pools: Sequence[Pool],
+        host: Host,
+        board: Board,
+    ) -> None:
+        """Balance by a section of the configuration; `look` comes before the first choice.
+
+        Args:
+            section: The route's.
+            number: Of the route.
+            seats: Of its upstreams, in the order of the section.
+            pools: Of the same.
+            host: What the workers have in common.
+            board: What is known about upstreams.
+        """
         name = section.balance.strategy
-        members = [Member(one.weight, one.enabled, ERAS[one.era]) for one in section.upstreams]
+        self._section = section
+        self._number = number
+        self._seats = seats
         self._pools = pools
         self._host = host
-        self._number = number
+        self._board = board
         self._source = SOURCES[name]
         self._key_of: KeyOf = key_source(section.balance.hash_on)
         self._turn = host.process
         """This worker's last turn: workers begin apart, lest their first requests all go to one."""
-        compares = name in COMPARES
-        ring = None
+        upstreams = section.upstreams
+        self._ring = None
         if self._source is Source.KEY:
-            ring = Ring([upstream_name(one) for one in section.upstreams], [one.weight for one in members])
-        latencies = [Latency() for _ in members] if name == "power_of_two" else []
-        pinned = [
-            ((meters.sessions_created, meters.opening), (meters.sessions_ended,))
-            for meters in (pool.meters for pool in pools)
+            self._ring = Ring([upstream_name(one) for one in upstreams], [one.weight for one in upstreams])
+        self._latencies = [Latency() for _ in upstreams] if name == "power_of_two" else []
+        meters = [pool.meters for pool in pools]
+        self._pinned: _Cells = [
+            ((each.sessions_created, each.opening), (each.sessions_ended,)) for each in meters
         ]
-        busy: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
-            ((pool.meters.active, pool.meters.queue), ()) for pool in pools
+        self._busy: _Cells = [((each.active, each.queue), ()) for each in meters]
+        self._members: list[Member] = []
+        self._expires = inf
+        """When an upstream may be chosen again although nobody says so, by the host's clock."""
+        self.only: Pool | None = None
+        """Of the one upstream that gets everything; None where there is a choice to make."""
+
+    def look(self) -> None:
+        """Something may have happened to the upstreams, or it is time for one to come back."""
+        now_ns = int(self._host.clock() * _NANOSECONDS)
+        members = [
+            self._member(upstream, seat)
+            for upstream, seat in zip(self._section.upstreams, self._seats, strict=True)
         ]
-
-        def desk(
-            era: Era,
-            cells: Sequence[tuple[Sequence[int], Sequence[int]]],
-            *,
-            discover: bool = False,
-        ) -> Desk:
-            measures = Measures(Loads(len(members)), latencies, ring, host.clock)
-            group = Group(name, members, era, measures, [0] * len(members), 0, discover=discover)
-            return Desk(group, pools, host, measures if compares else None, cells)
-
+        if members == self._members and self._expires == inf:
+            return
+        self._members = members
+        first = members[0]
+        is_only = (
+            len(members) == 1 and first.enabled and first.eras == ERAS["dual"] and not first.barred_until
+        )
+        self.only = self._pools[0] if is_only else None
         self._desks = {
-            Purpose.SESSION: desk(Era.LEGACY, pinned),
-            Purpose.LEGACY: desk(Era.LEGACY, busy),
-            Purpose.MODERN: desk(Era.MODERN, busy),
-            Purpose.DISCOVER: desk(Era.MODERN, busy, discover=True),
+            Purpose.SESSION: self._desk(Era.LEGACY, self._pinned, now_ns),
+            Purpose.LEGACY: self._desk(Era.LEGACY, self._busy, now_ns),
+            Purpose.MODERN: self._desk(Era.MODERN, self._busy, now_ns),
+            Purpose.DISCOVER: self._desk(Era.MODERN, self._busy, now_ns, discover=True),
         }
+        until = min(desk.group.until for desk in self._desks.values())
+        self._expires = until / _NANOSECONDS if until < NEVER else inf
+
+    def _member(self, upstream: model.Upstream, seat: Seat) -> Member:
+        """How an upstream stands."""
+        board, row = self._board, seat.row
+        eras = ERAS[upstream.era] if upstream.era != "unknown" else board.eras(row)
+        barred_until = 0
+        if self._section.health is not None:
+            barred_until = down_until(board.health(row), self._section.health.interval)
+        is_open = upstream.enabled and seat.phase is Phase.SERVING
+        return Member(upstream.weight, is_open, eras, barred_until, upstream.max_connections or NEVER)
+
+    def _desk(self, era: Era, cells: _Cells, now_ns: int, *, discover: bool = False) -> Desk:
+        name = self._section.balance.strategy
+        measures = Measures(Loads(len(self._members)), self._latencies, self._ring, self._host.clock)
+        busy = _Busy(self._pools)
+        group = Group(name, self._members, era, measures, busy, now_ns, discover=discover)
+        return Desk(group, self._pools, self._host, measures if name in COMPARES else None, cells)
 
     def number(self, exchange: Exchange, client: ClientConnection | None) -> int:
         """What to choose by, for a request that belongs to no session."""
@@ -283,9 +378,26 @@ class Balancer:
 
     def choice(self, purpose: Purpose, envelope: Envelope | None, number: int) -> Choice:
         """Begin to choose."""
+        if self._host.clock() >= self._expires:
+            self.look()
         if purpose is _MODERN and envelope is not None and envelope.method == "server/discover":
             purpose = _DISCOVER
         return Choice(self._desks[purpose], number, self._host.clock)
+
+    def is_down(self, pool: Pool) -> bool:
+        """Whether health checks have found an upstream down."""
+        section = self._section.health
+        if section is None:
+            return False
+        now_ns = int(self._host.clock() * _NANOSECONDS)
+        return health_of(self._board.health(pool.row), section.interval, now_ns) is Health.DOWN
+
+    def return_to(self, home: Pool) -> Choice:
+        """The way of a modern request that only `home` can serve, whether or not that can be chosen now."""
+        choice = Choice(self._desks[_MODERN], 0, self._host.clock)
+        if home in self._pools:  # One that is about to be removed is compared with none.
+            choice.take(self._pools.index(home))
+        return choice
 
     def members(self, purpose: Purpose) -> tuple[Pool, ...]:
         """Who can be chosen."""
@@ -294,8 +406,9 @@ class Balancer:
     def successors(self, home: Pool) -> Iterator[Pool]:
         """Who may have a session that `home` has lost: that one, if it is back, then others."""
         group = self._desks[Purpose.SESSION].group
-        tried = [self._pools.index(home)]
-        if tried[0] in group.members:
+        # One that was removed is among them no more.
+        tried = [self._pools.index(home)] if home in self._pools else []
+        if tried and tried[0] in group.members:
             yield home
         number = self._host.chance()
         while len(tried) < _MOST_SUCCESSORS:

@@ -136,6 +136,9 @@ class ClientConnection(asyncio.Protocol, Timed):
         state = self._state
         reader = self._reader
         if state is _READING:
+            plane = self._plane
+            if plane.epoch[0] != plane.known:
+                plane.refresh()
             if reader.buffer:
                 reader.buffer += data
                 if self._paused and len(reader.buffer) > _PIPELINE_LIMIT:
@@ -344,6 +347,10 @@ class ClientConnection(asyncio.Protocol, Timed):
     def forget_head(self) -> None:
         """Some time has passed: an idle connection keeps no token."""
         self._reader.forget()
+
+    def forget_verdict(self) -> None:
+        """What heads are judged by has changed."""
+        self._reader.recall.forget()
 
     def abort(self) -> None:
         """The worker stops now."""

@@ -157,8 +157,7 @@ class Errand(Timed):
 
     def on_deadline(self, now: float) -> None:
         """The wait for a connection was too long."""
-        if self._connection is None and not self._is_over:
-            self._pool.forget(self)
+        if self._connection is None and not self._is_over and self._pool.overdue(self):
             self._finish(Refusal.QUEUE_TIMEOUT)
 
     # From the connection.

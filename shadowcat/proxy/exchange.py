@@ -175,7 +175,8 @@ class Exchange(Timed):
     def no_connection(self, refusal: Refusal, detail: str) -> None:
         """There is no connection to the chosen upstream: nothing was sent, so any other will do."""
         self.deadline = inf
-        if self._may_retry():
+        # More tries would not shorten a queue that is full.
+        if refusal is not Refusal.QUEUE_FULL and self._may_retry():
             self._try_next()
         else:
             self._refuse(refusal, detail)
@@ -187,9 +188,10 @@ class Exchange(Timed):
     def on_deadline(self, now: float) -> None:
         """The wait for a connection was too long."""
         if self.state is _QUEUED:
-            assert self._pool is not None
-            self._pool.forget(self)
-            self._refuse(Refusal.QUEUE_TIMEOUT, "")
+            pool = self._pool
+            assert pool is not None
+            if pool.overdue(self):
+                self._refuse(Refusal.QUEUE_TIMEOUT, pool.origin.name)
 
     # From the upstream connection.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from shadowcat.proxy.affinity_exchange import AffinityExchange, MeasuredAffinityExchange
 from shadowcat.proxy.batch_exchange import BatchExchange
 from shadowcat.proxy.delete_exchange import DeleteExchange
 from shadowcat.proxy.exchange import Exchange
 from shadowcat.proxy.initialize import InitializeExchange
-from shadowcat.proxy.measured_exchange import MeasuredExchange, MeasuredUnboundExchange
+from shadowcat.proxy.measured_exchange import MeasuredUnboundExchange
 from shadowcat.proxy.session_exchange import SessionExchange, UnboundExchange
 from shadowcat.proxy.stream_exchange import StreamExchange
 
@@ -24,12 +25,13 @@ def _plain(kind: type[Exchange]) -> type[Exchange]:
 class Kinds:
     """The classes of exchanges."""
 
-    __slots__ = ("_bodiless", "_modern", "_session", "_unbound", "batch", "initialize")
+    __slots__ = ("_bodiless", "_chosen", "_modern", "_session", "_unbound", "batch", "initialize")
 
     def __init__(self, make: Callable[[type[Exchange]], type[Exchange]] = _plain) -> None:
         """`make` turns a class into the one that is used: by default the class itself."""
+        self._modern = make(Exchange)
         # By whether the route's strategy compares loads.
-        self._modern = {False: make(Exchange), True: make(MeasuredExchange)}
+        self._chosen = {False: make(AffinityExchange), True: make(MeasuredAffinityExchange)}
         self._unbound = {False: make(UnboundExchange), True: make(MeasuredUnboundExchange)}
         self.initialize = make(InitializeExchange)
         self._session = make(SessionExchange)
@@ -38,9 +40,10 @@ class Kinds:
 
     def of(self, template: RequestTemplate) -> type[Exchange]:
         """The class of a head's exchanges. Of some, the message makes `batch` or `initialize` of it."""
-        compares = template.route is not None and template.route.compares
+        route = template.route
+        compares = route is not None and route.compares
         if template.is_modern:
-            return self._modern[compares]
+            return self._chosen[compares] if route is not None and route.has_choice else self._modern
         if template.session_id is not None:
             return self._bodiless.get(template.method, self._session)
         return self._unbound[compares]

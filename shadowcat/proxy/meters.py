@@ -10,10 +10,8 @@ from bisect import bisect_right
 from collections import defaultdict
 from typing import Final
 
-from shadowcat.config.model import Route, Upstream
-from shadowcat.config.urls import upstream_name
 from shadowcat.errors import Refusal
-from shadowcat.shm.counters import STATUSES, Layout
+from shadowcat.shm.counters import STATUSES, Layout, reason_number
 
 _NANOSECONDS: Final = 1_000_000_000
 _BYTES: Final = ("client_received", "client_sent", "upstream_received", "upstream_sent")
@@ -48,7 +46,7 @@ class WorkerMeters:
         for name in _BYTES:
             number = self._numbers[name] = layout.cell(f"{name}_bytes_total")
             setattr(self, name, cells[number])  # A predecessor's total goes on.
-        self.refusals = {reason: layout.cell("refusals_total", reason.name.lower()) for reason in Refusal}
+        self.refusals = {reason: layout.cell("refusals_total", reason_number(reason)) for reason in Refusal}
 
     def accepted(self) -> None:
         """Count a connection."""
@@ -87,25 +85,26 @@ class RouteMeters:
         "statuses",
     )
 
-    def __init__(self, layout: Layout, route: Route, cells: memoryview) -> None:
+    def __init__(self, layout: Layout, number: int, cells: memoryview) -> None:
+        """`number` is the route's."""
         self._cells = cells
-        self._statuses = base = layout.statuses(route.path)
+        self._statuses = base = layout.cell("requests_total", number)
         totals = enumerate(cells[base : base + STATUSES].tolist())
         self.statuses = defaultdict[int, int](int, {status: total for status, total in totals if total})
         """How often each HTTP status was answered. A predecessor's totals go on."""
-        self._duration = layout.histogram("request_duration_seconds", route.path)
+        self._duration = layout.cell("request_duration_seconds", number)
         self._bounds = layout.bounds
         self._seconds: float = cells[self._duration + len(layout.bounds)] / _NANOSECONDS
         self.durations: list[float] = []
         """Those of the exchanges that have ended since the last tick, in seconds."""
         self._ended = 0
         """Exchanges that have ended, without those."""
-        self.aborts = layout.cell("client_aborts_total", route.path)
-        self.recoveries = layout.cell("session_recoveries_total", route.path)
-        self.recovery_failures = layout.cell("session_recovery_failures_total", route.path)
-        self.answers_dropped = layout.cell("session_answers_dropped_total", route.path)
-        self.notifications_dropped = layout.cell("session_notifications_dropped_total", route.path)
-        self._in_flight = layout.cell("requests_in_flight", route.path)
+        self.aborts = layout.cell("client_aborts_total", number)
+        self.recoveries = layout.cell("session_recoveries_total", number)
+        self.recovery_failures = layout.cell("session_recovery_failures_total", number)
+        self.answers_dropped = layout.cell("session_answers_dropped_total", number)
+        self.notifications_dropped = layout.cell("session_notifications_dropped_total", number)
+        self._in_flight = layout.cell("requests_in_flight", number)
 
     def publish(self, started: int) -> None:
         """Put what was counted into the cells; `started` is how many exchanges have begun."""
@@ -137,7 +136,10 @@ class UpstreamMeters:
     """What is counted for one upstream of one route."""
 
     __slots__ = (
+        "_age",
         "_cells",
+        "_closed",
+        "_closed_age",
         "_idle",
         "_requests",
         "_reuse",
@@ -147,28 +149,42 @@ class UpstreamMeters:
         "first_uses",
         "opening",
         "queue",
+        "queue_overflows",
+        "queue_timeouts",
         "reused",
         "sessions_created",
         "sessions_ended",
     )
 
-    def __init__(self, layout: Layout, route: Route, upstream: Upstream, cells: memoryview) -> None:
-        labels = route.path, upstream_name(upstream)
+    def __init__(self, layout: Layout, row: int, cells: memoryview) -> None:
+        """`row` is the upstream's."""
         self._cells = cells
-        self._requests = layout.cell("upstream_requests_total", *labels)
-        self.dials = layout.cell("pool_dials_total", *labels)
-        self.dial_failures = layout.cell("pool_dial_failures_total", *labels)
-        self.opening = layout.cell("sessions_opening", *labels)
-        self.sessions_created = layout.cell("sessions_created_total", *labels)
-        self.sessions_ended = layout.cell("sessions_ended_total", *labels)
-        self._reuse = layout.cell("pool_reuse_total", *labels)
-        self._idle = layout.cell("pool_idle", *labels)
-        self.active = layout.cell("pool_active", *labels)
-        self.queue = layout.cell("pool_queue", *labels)
+        self._requests = layout.cell("upstream_requests_total", row)
+        self.dials = layout.cell("pool_dials_total", row)
+        self.dial_failures = layout.cell("pool_dial_failures_total", row)
+        self.opening = layout.cell("sessions_opening", row)
+        self.sessions_created = layout.cell("sessions_created_total", row)
+        self.sessions_ended = layout.cell("sessions_ended_total", row)
+        self._reuse = layout.cell("pool_reuse_total", row)
+        self._idle = layout.cell("pool_idle", row)
+        self.active = layout.cell("pool_active", row)
+        self.queue = layout.cell("pool_queue", row)
+        self.queue_timeouts = layout.cell("pool_queue_timeouts_total", row)
+        self.queue_overflows = layout.cell("pool_queue_overflows_total", row)
+        self._closed = layout.cell("pool_closed_total", row)
+        self._closed_age = layout.cell("pool_closed_age_seconds_total", row)
+        self._age: float = cells[self._closed_age]
         self.reused: int = cells[self._reuse]
         """Requests sent over a connection used before. A predecessor's totals go on."""
         self.first_uses: int = cells[self._requests] - self.reused
         """Requests that were the first on their connection."""
+
+    def closed(self, seconds: float) -> None:
+        """Count a connection that has ended, so many seconds after it was opened."""
+        cells = self._cells
+        cells[self._closed] += 1
+        self._age += seconds
+        cells[self._closed_age] = int(self._age)
 
     def publish(self, *, idle: int, active: int, queue: int) -> None:
         """Put the totals and the present levels into their cells."""

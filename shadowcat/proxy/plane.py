@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from math import ceil
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from shadowcat.config.model import Config
 from shadowcat.policy.forwarded import TrustedProxies
 from shadowcat.policy.guard import Guard
+from shadowcat.proxy.affinity import Affinity
 from shadowcat.proxy.downstream import ClientConnection
 from shadowcat.proxy.exchange import Exchange
 from shadowcat.proxy.kinds import Kinds
@@ -18,11 +19,16 @@ from shadowcat.proxy.observe import Observation, Observer
 from shadowcat.proxy.recovery import Recoveries
 from shadowcat.proxy.request_heads import RequestHeads
 from shadowcat.proxy.response_heads import ResponseHeads
+from shadowcat.proxy.room import Room
 from shadowcat.proxy.route import Route, RouteTable
 from shadowcat.proxy.sessions import NANOSECONDS, Sessions
 from shadowcat.proxy.streams import Streams
 from shadowcat.proxy.wheel import TICK, Wheel
 from shadowcat.shm.shared import Shared
+
+if TYPE_CHECKING:
+    from shadowcat.proxy.pool import Pool
+    from shadowcat.proxy.roster import Roster
 
 MOST_DETACHED: Final = 256
 """Exchanges of one worker that may go on without a client; beyond it the oldest is given up."""
@@ -37,27 +43,26 @@ class DataPlane:
         """Made by `assembly.assemble` alone, which also adds the routes."""
         self.loop = loop
         self.clock = loop.time
-        self.http = config.http
         self.cells = shared.page(process).cells
         self.meters = WorkerMeters(shared.layout, self.cells)
         self.wheel = Wheel(loop.time())
-        self.trusted_proxies = TrustedProxies(config.trusted_proxies)
-        self._guards = {
-            loopback: Guard(
-                config.public_url, config.allowed_hosts, config.allowed_origins, loopback=loopback
-            )
-            for loopback in (False, True)
-        }
+        self.epoch = shared.board.epoch
+        """One word: another value than `known` means that something has changed; see `refresh`."""
+        self.known = self.epoch[0]
         self._heads: dict[tuple[bool, bool], RequestHeads] = {}
-        self.route_table: RouteTable
         self.response_heads = ResponseHeads()
-        self.routes: tuple[Route, ...] = ()
+        self.roster: Roster
+        self.routes: Sequence[Route] = ()
+        self.pools: Sequence[Pool] = ()
+        """Of all upstreams, those included that were removed and still have sessions."""
         self.observers: tuple[Observer, ...] = ()
         self.kinds = Kinds()
         self.sessions = Sessions(self, config.sessions, shared.sessions_for(process), shared.board)
+        self.affinity = Affinity(self, shared.affinity)
+        slots = shared.slots_for(process, self.sessions.table.locks)
+        self.room = Room(loop, slots, shared.mail, process)
         self.streams = Streams(self, shared.mail, process, shared.processes)
         self.recoveries = Recoveries(self, config.sessions, shared, process)
-        self._touch_every = min(1.0, config.sessions.idle_timeout / 4)
         self._touch_at = loop.time()
         self._untouched: list[ClientConnection] = []
         """Clients still to be looked at in this round."""
@@ -71,10 +76,41 @@ class DataPlane:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
+    # The configuration.
+
+    def take_up(self, config: Config, routes: list[Route], pools: dict[int, Pool]) -> None:
+        """Go by these from now on; connections keep the limits that they began with."""
+        self.http = config.http
+        self.trusted_proxies = TrustedProxies(config.trusted_proxies)
+        self._guards = {
+            loopback: Guard(
+                config.public_url, config.allowed_hosts, config.allowed_origins, loopback=loopback
+            )
+            for loopback in (False, True)
+        }
+        self.routes = routes
+        self.route_table = RouteTable(routes)
+        self.pools = tuple(pools.values())
+        self.sessions.pools = pools
+        self.sessions.configure(config.sessions)
+        self.recoveries.section = config.sessions
+        self._touch_every = min(1.0, config.sessions.idle_timeout / 4)
+        for (loopback, _), heads in self._heads.items():
+            heads.configure(self.http, self.route_table, self._guards[loopback])
+        for client in self._clients:
+            client.forget_verdict()
+
+    def refresh(self) -> None:
+        """Something has changed."""
+        self.known = self.epoch[0]
+        self.roster.refresh()
+
     # For the worker.
 
     def client_protocol(self) -> ClientConnection:
         """A protocol for a connection that was accepted."""
+        if self.epoch[0] != self.known:
+            self.refresh()
         return ClientConnection(self)
 
     @property
@@ -108,6 +144,7 @@ class DataPlane:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.room.stop()
         for task in self._tasks:
             task.cancel()
         self._publish()
@@ -128,6 +165,12 @@ class DataPlane:
         """Mail WAKE has come."""
         self.streams.wake(slot)
         self.recoveries.woken(slot)
+
+    def make_room(self, row: int) -> None:
+        """Mail MAKE_ROOM has come."""
+        pool = self.roster.pools.get(row)
+        if pool is not None:
+            pool.make_room()
 
     def reopen_logs(self) -> None:
         """Log files were renamed: open them anew."""
@@ -204,21 +247,25 @@ class DataPlane:
             del rest[-self._share :]
 
     def _close_idle(self) -> None:
-        for route in self.routes:
-            for pool in route.pools:
-                pool.close_idle()
+        for pool in self.pools:
+            pool.close_idle()
 
     def _publish(self) -> None:
         self.meters.publish(detached=len(self._detached))
         for route in self.routes:
             route.meters.publish(route.retries.requests)
-            for pool in route.pools:
-                pool.publish()
+        for pool in self.pools:
+            pool.publish()
 
     def _tick(self) -> None:
         self._timer = self.loop.call_later(TICK, self._tick)
         now = self.loop.time()
+        if self.epoch[0] != self.known:
+            self.refresh()
         self.wheel.tick(now)
+        self.room.tick(now)
+        for pool in self.pools:
+            pool.tick(now)
         self._publish()
         for observer in self.observers:
             observer.tick()

@@ -112,7 +112,7 @@ class Recoveries:
         """The upstream refused a connection: let the exchange try again for a while."""
         redial = self._redials.get(pool)
         if redial is None:
-            redial = self._redials[pool] = Redial(self._plane, float(self.section.recovery_wait))
+            redial = self._redials[pool] = Redial(self._plane)
         if self._is_full:
             exchange.refuse(Refusal.SESSION_RECOVERING)
         else:
@@ -220,9 +220,13 @@ class Recoveries:
         now = plane.clock()
         params, uris = table.params(session), table.subscriptions(session)
         until = int((now + LEASE) * NANOSECONDS)
-        if not params or not table.take_lease(session, self._process, until, int(now * NANOSECONDS)):
+        home = plane.sessions.home(session.record)
+        if (
+            home is None
+            or not params
+            or not table.take_lease(session, self._process, until, int(now * NANOSECONDS))
+        ):
             return
-        home = plane.sessions.pools[session.record.row]
         opening = Opening(
             session,
             params,
@@ -290,8 +294,8 @@ class Recoveries:
             sessions.table.drop_lease(session, self._process)
         if Action.RE_PIN in actions:
             # Who answered 404 has nothing left to delete.
-            if replay.opening.loss is Loss.REFUSED:
-                home = sessions.pools[record.row]
+            home = sessions.home(record)
+            if replay.opening.loss is Loss.REFUSED and home is not None:
                 sessions.say_goodbye(home, record.upstream_id, record.version, record.suffix)
         else:
             self._leave(replay)
@@ -330,6 +334,7 @@ class Recoveries:
             return replace(
                 record,
                 row=pool.row,
+                generation=pool.generation,
                 upstream_id=upstream_id,
                 recoveries=(*recent(record.recoveries, now_ns), now_ns),
             )
@@ -341,7 +346,9 @@ class Recoveries:
         with contextlib.suppress(LockBusyError):  # Nobody looks at the lease of an incarnation that is over.
             sessions.table.drop_lease(session, self._process)
         cells = self._plane.cells
-        cells[sessions.pools[session.record.row].meters.sessions_ended] += 1
+        home = sessions.home(session.record)
+        if home is not None:
+            cells[home.meters.sessions_ended] += 1
         cells[pool.meters.sessions_created] += 1
 
     def expired(self, session: Session) -> None:
@@ -365,21 +372,23 @@ class Recoveries:
             self._failed(session, "no upstream takes it now; the next request tries again")
         else:
             assert replay.pool is not None
-            self._plane.cells[self._meters(session).recoveries] += 1
+            for meters in self._meters(session):
+                self._plane.cells[meters.recoveries] += 1
             handle, home = self._names(session)
             place = replay.pool.origin.name
             _log.info("session %s, lost by upstream %s, was initialized anew at %s", handle, home, place)
 
     def _failed(self, session: Session, why: str) -> None:
-        self._plane.cells[self._meters(session).recovery_failures] += 1
+        for meters in self._meters(session):
+            self._plane.cells[meters.recovery_failures] += 1
         handle, home = self._names(session)
         _log.warning("session %s, lost by upstream %s, was not recovered: %s", handle, home, why)
 
     def _names(self, session: Session) -> tuple[str, str]:
         """What operators call a session, which must not be its id, and its upstream."""
-        home = self._plane.sessions.pools[session.record.row].origin.name
-        return ids.handle(session.slot, session.id), home
+        home = self._plane.sessions.home(session.record)
+        return ids.handle(session.slot, session.id), home.origin.name if home is not None else "-"
 
-    def _meters(self, session: Session) -> RouteMeters:
-        (found,) = [route for route in self._plane.routes if route.name == session.record.route]
-        return found.meters
+    def _meters(self, session: Session) -> list[RouteMeters]:
+        """Of the session's route; none if that was removed."""
+        return [route.meters for route in self._plane.routes if route.name == session.record.route]

@@ -36,7 +36,13 @@ if TYPE_CHECKING:
 
 Fields = Sequence[tuple[bytes, bytes]]
 
-_UNREACHABLE: Final = (Refusal.CONNECT_FAILED, Refusal.CONNECT_TIMEOUT, Refusal.QUEUE_TIMEOUT)
+_UNREACHABLE: Final = (
+    Refusal.CONNECT_FAILED,
+    Refusal.CONNECT_TIMEOUT,
+    Refusal.QUEUE_TIMEOUT,
+    Refusal.QUEUE_FULL,
+    Refusal.NO_UPSTREAM,
+)
 _JSON: Final = ((b"Content-Type", b"application/json"), (b"Accept", b"application/json, text/event-stream"))
 _OF_ONE_MESSAGE: Final = frozenset(
     {

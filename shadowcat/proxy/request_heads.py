@@ -46,14 +46,19 @@ class RequestHeads:
 
     def __init__(self, http: Http, routes: RouteTable, guard: Guard, kinds: Kinds, *, trusted: bool) -> None:
         """`trusted` tells whether X-Forwarded-* fields are believed."""
-        self._guard = guard
         self._kinds = kinds
         self._trusted = trusted
+        self._cutter = Cutter(_VARYING)
+        self._memo: Memo[RequestTemplate] = Memo(_MOST_HEADS, _MOST_BYTES)
+        self.configure(http, routes, guard)
+
+    def configure(self, http: Http, routes: RouteTable, guard: Guard) -> None:
+        """Go by these from now on, and forget all heads that were judged by others."""
+        self._guard = guard
         self._limits = HeadLimits(http.head_limit, http.target_limit, http.max_fields)
         self.limit = http.head_limit
         self._routes = routes
-        self._cutter = Cutter(_VARYING)
-        self._memo: Memo[RequestTemplate] = Memo(_MOST_HEADS, _MOST_BYTES)
+        self._memo.clear()
 
     def recall(self) -> RequestRecall:
         """The memory of a new connection."""

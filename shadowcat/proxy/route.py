@@ -8,11 +8,10 @@ from shadowcat.config import model
 from shadowcat.mcp.envelope import Envelope
 from shadowcat.policy.retry import RetryBudget
 from shadowcat.policy.waits import Waits, waits_for
+from shadowcat.proxy.balancer import COMPARES, Balancer, Purpose
 from shadowcat.proxy.meters import RouteMeters
-from shadowcat.shm.counters import Layout
 
 if TYPE_CHECKING:
-    from shadowcat.proxy.balancer import Balancer
     from shadowcat.proxy.pool import Pool
 
 _MOST_METHODS: Final = 256
@@ -26,6 +25,7 @@ class Route:
         "attempts",
         "balancer",
         "compares",
+        "has_choice",
         "legacy",
         "meters",
         "name",
@@ -39,28 +39,52 @@ class Route:
     )
 
     balancer: Balancer
-    """Set by the assembly, as is what follows from it: `pools`, `only`, `compares` and `legacy`."""
+    """This and what follows from it is known once the route is configured."""
+    timeouts: model.Timeouts
+    attempts: int
 
-    def __init__(self, config: model.Route, layout: Layout, cells: memoryview) -> None:
-        self.name = config.path
-        self.path = config.path.encode()
-        self.timeouts = config.timeouts
-        self.meters = RouteMeters(layout, config, cells)
+    def __init__(self, section: model.Route, meters: RouteMeters) -> None:
+        """`configure` comes next."""
+        self.name = section.path
+        self.path = section.path.encode()
+        self.meters = meters
+        self.retries = RetryBudget(section.retry.budget)
+        self.usual_waits: dict[str | None, Waits] = {}
+        """What `waits` found for methods where only the method counts; a look here saves the call."""
+        self._waits: dict[tuple[bytes, str | None, str | None], Waits] = {}
         self.pools: tuple[Pool, ...] = ()
         """Of all upstreams."""
         self.only: Pool | None = None
         """That of the one upstream that gets everything; None where there is a choice to make."""
         self.compares = False
         """Whether the choice depends on what the requests of this worker do."""
+        self.has_choice = False
+        """Whether there are, or once were, several upstreams: what one that leaves has issued goes back to
+        it as long as it is there."""
         self.legacy: tuple[Pool, ...] = ()
         """Of those that get legacy requests."""
         self.needs_session = False
         """Whether all of `legacy` are known to issue session ids: no legacy request can do without."""
-        self.retries = RetryBudget(config.retry.budget)
-        self.attempts = config.retry.attempts
-        self.usual_waits: dict[str | None, Waits] = {}
-        """What `waits` found for methods where only the method counts; a look here saves the call."""
-        self._waits: dict[tuple[bytes, str | None, str | None], Waits] = {}
+
+    def configure(self, section: model.Route, pools: tuple[Pool, ...], balancer: Balancer) -> None:
+        """Go by this section, and by what was made of it, from now on."""
+        self.pools = pools
+        self.balancer = balancer
+        self.has_choice = self.has_choice or len(pools) > 1
+        self.compares = len(pools) > 1 and section.balance.strategy in COMPARES
+        self.timeouts = section.timeouts
+        self.attempts = section.retry.attempts
+        self.retries.share = section.retry.budget
+        self.usual_waits.clear()
+        self._waits.clear()
+        self.look()
+
+    def look(self) -> None:
+        """Something may have happened to the upstreams."""
+        balancer = self.balancer
+        balancer.look()
+        self.only = balancer.only
+        self.legacy = balancer.members(Purpose.LEGACY)
 
     def waits(self, http_method: bytes, envelope: Envelope | None) -> Waits:
         """How long an answer may take; looked up, because it follows from the method and the tool alone."""

@@ -22,9 +22,9 @@ from shadowcat.errors import Refusal
 from shadowcat.http1.response import Body, parse_response_head
 from shadowcat.mcp.envelope import Envelope, Kind
 from shadowcat.mcp.eras import VERSIONS, Era
-from shadowcat.mcp.server_requests import digest_of
 from shadowcat.policy.sessions import Event, Loss, Trouble, Verdict, what_now
 from shadowcat.policy.waits import Waits
+from shadowcat.proxy.awaited import await_again, take_awaited
 from shadowcat.proxy.balancer import Purpose
 from shadowcat.proxy.exchange import Exchange
 from shadowcat.proxy.exchange_state import State
@@ -232,26 +232,13 @@ class SessionExchange(LockExchange):
         Raises:
             LockBusyError: Some of them may have been taken: call it again.
         """
-        plight = self._plight = self._plight or Plight()
-        found = []
-        for each in answers:
-            digest = digest_of(each.id) if each.id is not None else 0
-            if digest and digest not in plight.awaited:
-                if not self.plane.sessions.table.answered(self.session, digest):
-                    digest = 0
-                else:
-                    plight.awaited.append(digest)
-            found.append(bool(digest))
-        return found
+        self._plight = plight = self._plight or Plight()
+        return take_awaited(self.plane.sessions, self.session, answers, plight)
 
     def _await_again(self) -> None:
         """The message was not sent: the client may try again."""
-        plight = self._plight
-        if self.state is _QUEUED and plight is not None:
-            sessions = self.plane.sessions
-            for digest in plight.awaited:
-                sessions.persist(partial(sessions.table.expect, self.session, digest))
-            plight.awaited.clear()
+        if self.state is _QUEUED and self._plight is not None:
+            await_again(self.plane.sessions, self.session, self._plight)
 
     def _accept(self, counter: int) -> None:
         """Take a message that nobody will get."""
@@ -311,8 +298,13 @@ class SessionExchange(LockExchange):
         else:
             super().no_answer(refusal)
 
+    @property
+    def has_no_hope(self) -> bool:
+        """Whether the upstream need not be tried again."""
+        return self._route.balancer.is_down(self._pin.pool)
+
     def refused_for_long(self) -> None:
-        """The upstream has refused for as long as it is tried."""
+        """The upstream has refused for as long as it is tried, or is known to be down."""
         self._lost(Loss.REFUSED)
 
     def try_again(self) -> None:
@@ -356,7 +348,7 @@ class SessionExchange(LockExchange):
         waited = max(now - self.refused_at, 0.0) if loss is Loss.REFUSED else 0.0
         is_resent = self._plight is not None and self._plight.is_resent
         verdict = what_now(
-            Trouble(self.template.method, self._kind, loss, waited, is_resent),
+            Trouble(self.template.method, self._kind, loss, waited, is_resent, self.has_no_hope),
             plane.recoveries.section,
             is_recoverable=session.record.recoverable and bool(table.params(session)),
             recoveries=session.record.recoveries,

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 NANOSECONDS: Final = 1e9
 _ANONYMOUS: Final = "anonymous"
 """The principal of everybody, since nobody authenticates."""
-_GENERATION: Final = 0
-"""Of every upstream's row: rows are not reused."""
 _LIFE: Final = {SessionState.OPENING: State.OPENING, SessionState.OPEN: State.OPEN}
 
 USABLE_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -100,8 +98,13 @@ class Sessions:
         self.table = table
         self.use = table.use
         """See `SessionTable.use`; here because each request of a session needs it."""
-        self.pools: tuple[Pool, ...] = ()
+        self.pools: dict[int, Pool] = {}
         """The pool of each upstream, by its row."""
+
+    def configure(self, section: model.Sessions) -> None:
+        """Go by these limits from now on."""
+        self._section = section
+        self.table.configure(section)
 
     # Requests of a session.
 
@@ -117,18 +120,18 @@ class Sessions:
             return Refusal.SESSION_UNKNOWN
         record = session.record
         # One answer for what is not there and for what is somebody else's: who guesses learns nothing.
-        if (
-            record.route != route.name
-            or record.principal != _ANONYMOUS
-            or record.generation != _GENERATION
-            or record.row >= len(self.pools)
-        ):
+        if record.route != route.name or record.principal != _ANONYMOUS or self.home(record) is None:
             return Refusal.SESSION_UNKNOWN
         if not judge_version(record.version, template.version):
             return Refusal.SESSION_VERSION
         self.pin(session)
         template.session = session
         return session
+
+    def home(self, record: SessionRecord) -> Pool | None:
+        """The pool of the upstream that a session is pinned to; None if that was removed, and is gone."""
+        pool = self.pools.get(record.row)
+        return pool if pool is not None and pool.generation == record.generation else None
 
     def pin(self, session: Session) -> Pin:
         """What follows from the session's record."""
@@ -195,7 +198,7 @@ class Sessions:
             owner=owner,
             route=route.name,
             row=pool.row,
-            generation=_GENERATION,
+            generation=pool.generation,
             upstream_id=upstream_id,
             created_ns=now_ns,
             state=SessionState.OPENING,
@@ -255,7 +258,9 @@ class Sessions:
 
     def _ended(self, record: SessionRecord, *, goodbye: bool) -> None:
         """A record is gone: count it, and tell the upstream if it does not know."""
-        pool = self.pools[record.row]
+        pool = self.home(record)
+        if pool is None:
+            return
         if record.state is SessionState.OPEN:
             self._plane.cells[pool.meters.sessions_ended] += 1
         if goodbye:

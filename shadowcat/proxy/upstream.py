@@ -126,6 +126,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._large = False
         self._paused = False
         self._idle_timeout = pool.idle_timeout
+        """Seconds; 0: this exchange is the last one."""
 
     # From the event loop.
 
@@ -180,6 +181,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         """The connection is gone; what that means depends on how far the answer had come."""
         phase, self._phase = self._phase, _CLOSED
         self.deadline = inf
+        self._pool.gone()
         if phase is _CLOSED:
             return
         exchange, self._exchange = self._exchange, None
@@ -202,14 +204,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 exchange.comment()
             self._plane.wheel.set(self, min(self._limit, now + QUIET_TIME))
             return
-        self.abandon()
-        if exchange is None:
-            return
-        if phase is _HEAD:
-            is_over = now >= exchange.started + exchange.waits.answer
-            exchange.no_answer(Refusal.REQUEST_TIMEOUT if is_over else Refusal.FIRST_BYTE_TIMEOUT)
-        else:
-            exchange.cut_off()
+        is_over = exchange is not None and now >= exchange.started + exchange.waits.answer
+        self.fail(Refusal.REQUEST_TIMEOUT if is_over else Refusal.FIRST_BYTE_TIMEOUT)
 
     def pause_writing(self) -> None:
         """The request is in memory as a whole, so there is nothing to hold back."""
@@ -250,6 +246,23 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._exchange = None
         self._transport.abort()
         self._pool.drop(self, idle=idle)
+
+    def fail(self, refusal: Refusal) -> None:
+        """Close at once: who has nothing of an answer yet gets `refusal`, who has a part of it is cut off."""
+        phase, exchange = self._phase, self._exchange
+        self.abandon()
+        if exchange is not None:
+            if phase is _HEAD:
+                exchange.no_answer(refusal)
+            else:
+                exchange.cut_off()
+
+    def retire(self) -> None:
+        """Serve no further exchange: close now if idle, else when the answer is complete."""
+        if self._phase is _IDLE:
+            self.abandon()
+        else:
+            self._idle_timeout = 0.0
 
     def pause(self) -> None:
         """The client is slower than the upstream."""
@@ -298,17 +311,17 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 if end < 4:
                     self._held = data
                     if len(data) >= HEAD_LIMIT:
-                        self._fail()
+                        self.fail(Refusal.BAD_RESPONSE)
                     return
                 try:
                     head, values, length = self._plane.response_heads.read(data[:end], recall)
                 except BadResponseError:
-                    self._fail()
+                    self.fail(Refusal.BAD_RESPONSE)
                     return
             if not head.interim:
                 break
             if head.status not in INTERIM or head.chunked or length:
-                self._fail()
+                self.fail(Refusal.BAD_RESPONSE)
                 return
             data = data[end:]
         body = head.body(exchange.method)
@@ -331,7 +344,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._body = body
         # A 204 that announces content (RFC 9112 section 6.3) may send it, as the next answer.
         self._reusable = head.keep_alive and body is not Body.CLOSE and not (head.status == 204 and length)
-        if head.keep_alive_timeout is not None:
+        if head.keep_alive_timeout is not None and self._idle_timeout:
             # One second less than the upstream said, so that it does not close while a request is on its way.
             self._idle_timeout = min(self._pool.idle_timeout, max(head.keep_alive_timeout - 1.0, 0.0))
         boundary = None
@@ -431,10 +444,3 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 self._transport.abort()
             self._pool.drop(self, idle=False)
         exchange.end(rest)
-
-    def _fail(self) -> None:
-        """The answer is not HTTP that can be relayed."""
-        exchange = self._exchange
-        self.abandon()
-        assert exchange is not None
-        exchange.no_answer(Refusal.BAD_RESPONSE)

@@ -1,11 +1,13 @@
 """Which cell of a counters page holds what.
 
-The layout is a pure function of the configuration, computed once before the fork, so all processes agree
-on it. Each process counts in its own page and in no other; readers add the pages up (`+=` from two processes
-on one cell loses 43 % of the updates). Cell numbers are resolved once, when the data plane is assembled;
-counting is then `cells[number] += 1`.
+The layout is a pure function of how many routes and upstreams there may be, computed once before the fork, so
+all processes agree on it; who has which number is in the snapshot (``config/seats.py``). Each process counts
+in its own page and in no other; readers add the pages up (`+=` from two processes on one cell loses 43 % of
+the updates). Cell numbers are resolved once, when the data plane is assembled; counting is then
+`cells[number] += 1`.
 
-    cells   families in the order of FAMILIES; within one family its series, in the order of the config:
+    cells   families without label, then those by reason; then for each route its families, and for each
+            upstream its own, side by side:
             counter, gauge    one cell
             statuses          600 cells, one per HTTP status (0-99 never used: 800 bytes for an index
                               `base + status` that cannot wrap round into another family)
@@ -14,11 +16,9 @@ counting is then `cells[number] += 1`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import Enum
 from typing import Final, NamedTuple
 
-from shadowcat.config import urls
 from shadowcat.config.model import Config
 from shadowcat.errors import Refusal
 
@@ -53,6 +53,7 @@ class Family(NamedTuple):
     per_worker: bool = False
 
 
+_REASON: Final = ("reason",)
 _ROUTE: Final = ("route",)
 _UPSTREAM: Final = ("route", "upstream")
 
@@ -73,6 +74,19 @@ FAMILIES: Final = (
     Family("pool_idle", Kind.GAUGE, "Open connections to an upstream without a request", _UPSTREAM),
     Family("pool_active", Kind.GAUGE, "Connections to an upstream with a request", _UPSTREAM),
     Family("pool_queue", Kind.GAUGE, "Requests waiting for a connection to an upstream", _UPSTREAM),
+    Family("health_checks_total", Kind.COUNTER, "Health checks of an upstream", _UPSTREAM),
+    Family("health_check_failures_total", Kind.COUNTER, "Health checks that an upstream failed", _UPSTREAM),
+    Family(
+        "pool_queue_timeouts_total", Kind.COUNTER, "Requests that waited too long for a connection", _UPSTREAM
+    ),
+    Family("pool_queue_overflows_total", Kind.COUNTER, "Requests that found the queue full", _UPSTREAM),
+    Family("pool_closed_total", Kind.COUNTER, "Connections to an upstream that have ended", _UPSTREAM),
+    Family(
+        "pool_closed_age_seconds_total",
+        Kind.COUNTER,
+        "How long those connections had been open, added up",
+        _UPSTREAM,
+    ),
     Family("sessions_opening", Kind.GAUGE, "Sessions that an upstream has been asked to open", _UPSTREAM),
     Family("sessions_created_total", Kind.COUNTER, "Sessions that an upstream has opened", _UPSTREAM),
     Family("sessions_ended_total", Kind.COUNTER, "Sessions that left an upstream, for any reason", _UPSTREAM),
@@ -92,7 +106,7 @@ FAMILIES: Final = (
         "Notifications and answers to sessions that their upstream lost",
         _ROUTE,
     ),
-    Family("refusals_total", Kind.COUNTER, "Requests answered by the proxy itself, by reason", ("reason",)),
+    Family("refusals_total", Kind.COUNTER, "Requests answered by the proxy itself, by reason", _REASON),
     Family("client_received_bytes_total", Kind.COUNTER, "Bytes received from clients"),
     Family("client_sent_bytes_total", Kind.COUNTER, "Bytes sent to clients"),
     Family("upstream_received_bytes_total", Kind.COUNTER, "Bytes received from upstreams"),
@@ -128,17 +142,18 @@ BOUNDS: Final = (
 )  # fmt: skip
 
 
-class Series(NamedTuple):
-    """One labelled member of a family and its first cell."""
-
-    labels: tuple[str, ...]
-    cell: int
+_WIDTHS: Final = {
+    Kind.COUNTER: 1,
+    Kind.GAUGE: 1,
+    Kind.STATUSES: STATUSES,
+    Kind.HISTOGRAM: len(BOUNDS) + 1,
+}
 
 
 class Layout:
-    """Cell numbers by family and labels. Looking one up is for assembly time, not for the hot path."""
+    """Cell numbers by family and number. Looking one up is for assembly time, not for the hot path."""
 
-    __slots__ = ("_series", "bounds", "gauges", "size")
+    __slots__ = ("_offsets", "_strides", "bounds", "gauges", "size")
 
     bounds: tuple[float, ...]
     """Upper bounds of every histogram's buckets, seconds, the last infinite: bisect_left gives the bucket."""
@@ -148,58 +163,67 @@ class Layout:
     """Number of cells in a page."""
 
     def __init__(self, config: Config) -> None:
+        """Only `max_routes` and `max_upstreams` of the configuration count."""
         self.bounds = BOUNDS
-        self._series: dict[str, dict[tuple[str, ...], int]] = {}
-        width = {
-            Kind.COUNTER: 1,
-            Kind.GAUGE: 1,
-            Kind.STATUSES: STATUSES,
-            Kind.HISTOGRAM: len(BOUNDS) + 1,
-        }
-        gauges = []
+        self._offsets: dict[str, int] = {}
+        """The first cell of each family; for those with numbers, of number 0."""
+        self._strides: dict[str, int] = {}
+        """Cells from one number to the next."""
+        gauges: list[int] = []
         self.size = 0
-        for family in FAMILIES:
-            series = self._series[family.name] = {}
-            for labels in _label_values(family.labels, config):
-                if labels in series:
-                    continue
-                series[labels] = self.size
+        for labels, count in (
+            ((), 1),
+            (_REASON, len(Refusal)),
+            (_ROUTE, config.max_routes),
+            (_UPSTREAM, config.max_upstreams),
+        ):
+            families = [family for family in FAMILIES if family.labels == labels]
+            stride = sum(_WIDTHS[family.kind] for family in families)
+            offset = self.size
+            for family in families:
+                self._offsets[family.name] = offset
+                self._strides[family.name] = stride
                 if family.kind is Kind.GAUGE:
-                    gauges.append(self.size)
-                self.size += width[family.kind]
+                    gauges += range(offset, offset + count * stride, stride)
+                offset += _WIDTHS[family.kind]
+            self.size += count * stride
         self.gauges = tuple(gauges)
 
-    def cell(self, family: str, *labels: str) -> int:
-        """The cell of a counter or gauge, such as `cell("pool_idle", "/mcp", "a")`.
+    def cell(self, family: str, number: int = 0) -> int:
+        """The first cell of a family's member: the only one of a counter or gauge.
+
+        Of `requests_total` count in `cells[cell + status]`, 100 <= status <= 599; of a histogram there is a
+        cell for each bucket in the order of `bounds`, then the sum in ns.
+
+        Args:
+            family: Its name.
+            number: Of the route, or the row of the upstream; of a refusal its place among all of them.
 
         Raises:
-            KeyError: There is no such family, or the config has no such route, upstream or reason.
+            KeyError: There is no such family.
         """
-        return self._series[family][labels]
+        return self._offsets[family] + number * self._strides[family]
 
-    def statuses(self, route: str) -> int:
-        """The base of `requests_total` of a route: count in `cells[base + status]`, 100 <= status <= 599."""
-        return self._series["requests_total"][(route,)]
-
-    def histogram(self, family: str, *labels: str) -> int:
-        """The base of a histogram: a cell per bucket in the order of `bounds`, then the sum in ns."""
-        return self._series[family][labels]
-
-    def series(self, family: str) -> Iterator[Series]:
-        """All members of a family."""
-        return (Series(labels, cell) for labels, cell in self._series[family].items())
+    def row(self, number: int) -> range:
+        """All cells of an upstream."""
+        first = next(family.name for family in FAMILIES if family.labels == _UPSTREAM)
+        start = self.cell(first, number)
+        return range(start, start + self._strides[first])
 
 
-def _label_values(labels: tuple[str, ...], config: Config) -> Iterator[tuple[str, ...]]:
-    match labels:
-        case ():
-            yield ()
-        case ("route",):
-            yield from ((route.path,) for route in config.routes)
-        case ("route", "upstream"):
-            for route in config.routes:
-                yield from ((route.path, urls.upstream_name(upstream)) for upstream in route.upstreams)
-        case ("reason",):
-            yield from ((reason.name.lower(),) for reason in Refusal)
-        case _:
-            raise ValueError(f"no values are known for the labels {labels}")
+def family_of(name: str) -> Family:
+    """The family of this name.
+
+    Raises:
+        KeyError: There is none.
+    """
+    return _FAMILIES[name]
+
+
+def reason_number(reason: Refusal) -> int:
+    """The number of a refusal."""
+    return _REASONS[reason]
+
+
+_FAMILIES: Final = {family.name: family for family in FAMILIES}
+_REASONS: Final = {reason: number for number, reason in enumerate(Refusal)}

@@ -5,7 +5,8 @@
     1           full start          CLOCK_MONOTONIC ns at which all slots were first being served; 0 before
     2           draining            1 once the host stops
     3           addresses           length of the text below
-    4-7         (unused)
+    4           reloads         how often a reload of the configuration was asked for
+    5-7         (unused)
     8 + p       restarts            how often process p has been replaced
     then 2 per  served by           number of the process that accepts for the slot; 0 = nobody
       slot      served since        CLOCK_MONOTONIC ns of the last change of `served by`
@@ -25,6 +26,7 @@ _STARTED: Final = 0
 _FULL_START: Final = 1
 _DRAINING: Final = 2
 _LENGTH: Final = 3
+_RELOADS: Final = 4
 _TABLES: Final = 8
 
 
@@ -71,6 +73,15 @@ class HostFlags:
     def set_draining(self) -> None:
         """Say that the host is stopping; there is no way back."""
         self._words[_DRAINING] = 1
+
+    @property
+    def reloads(self) -> int:
+        """How often a reload of the configuration was asked for."""
+        return self._words[_RELOADS]
+
+    def ask_for_reload(self) -> None:
+        """Ask for one more; control is to be woken by SIGHUP."""
+        self._words[_RELOADS] += 1
 
     def restarts(self, process: int) -> int:
         """How often `process` has been replaced."""

@@ -46,6 +46,8 @@ class Mail(IntEnum):
     """The recovery of the session in table slot `argument` is over, or a stream of it has let go."""
     END_SESSION = 5
     """End a session: the low 24 bits of its version word, then the table slot in 24 bits."""
+    MAKE_ROOM = 6
+    """The sender waits for a connection to the upstream of row `argument`: close one that is idle."""
 
 
 class Mailboxes:

@@ -6,7 +6,8 @@
     2       state           its process; NONE by the supervisor
     3       started         its process, CLOCK_MONOTONIC ns
     4       incarnation     its process: how many processes have used this page
-    5-7     (unused)
+    5       version         its process: of the snapshot that it goes by
+    6-7     (unused)
     8-      metric cells    its process; gauges 0 by the supervisor
 
 There is one writer at any time: the process while it lives, the supervisor between reaping it and forking its
@@ -26,6 +27,7 @@ _HEARTBEAT: Final = 1
 _STATE: Final = 2
 _STARTED: Final = 3
 _INCARNATION: Final = 4
+_VERSION: Final = 5
 
 
 class State(IntEnum):
@@ -51,6 +53,7 @@ class Page:
         """Take the page over: called by a process right after it was forked, before its first beat."""
         header = self._header
         header[_INCARNATION] += 1
+        header[_VERSION] = 0
         header[_STARTED] = now_ns
         header[_HEARTBEAT] = now_ns
         header[_STATE] = State.STARTING
@@ -63,6 +66,10 @@ class Page:
     def set_state(self, state: State) -> None:
         """Publish the own state."""
         self._header[_STATE] = state
+
+    def set_version(self, version: int) -> None:
+        """Publish by which snapshot of the configuration the process goes."""
+        self._header[_VERSION] = version
 
     def reset_gauges(self, layout: Layout) -> None:
         """Repair the page of a reaped process: levels to 0, totals stay. For the supervisor only."""
@@ -87,6 +94,11 @@ class Page:
     def state(self) -> State:
         """What the process last said about itself."""
         return State(self._header[_STATE])
+
+    @property
+    def version(self) -> int:
+        """Of the snapshot by which the process goes; 0: it has none yet."""
+        return self._header[_VERSION]
 
     @property
     def started(self) -> int:

@@ -5,8 +5,11 @@ host        supervisor                                      host.py
 pages       one per process: that process                   page.py, counters.py
 mail        one ring per (sender, receiver): its sender     mailboxes.py
 sessions    any worker, under locks of single slots         sessions/layout.py
-board       any worker                                      board.py
+board       control, and any worker                         board.py
+snapshot    control                                         snapshots.py
 cursors     any worker, under the lock of a route           cursors.py
+affinity    any worker                                      affinity.py
+connections one block per process: that process             connections.py
 """
 
 from __future__ import annotations
@@ -15,8 +18,13 @@ import os
 import time
 from typing import Final, Protocol
 
+from shadowcat.config import seats
 from shadowcat.config.model import Config
+from shadowcat.errors import StartError
+from shadowcat.shm.affinity import SECRET as AFFINITY_SECRET
+from shadowcat.shm.affinity import AffinityTable
 from shadowcat.shm.board import Board
+from shadowcat.shm.connections import Connections, Slots
 from shadowcat.shm.counters import Layout
 from shadowcat.shm.cursors import Cursors
 from shadowcat.shm.host import HostFlags
@@ -27,7 +35,12 @@ from shadowcat.shm.region import PAGE, WORD, Plan, Region
 from shadowcat.shm.sessions import layout as session_layout
 from shadowcat.shm.sessions.owners import SECRET, Owners
 from shadowcat.shm.sessions.table import SessionTable
+from shadowcat.shm.snapshots import Snapshots, SnapshotTooLargeError
 
+_TEXT: Final = 64 * 1024
+_ROUTE_TEXT: Final = 4 * 1024
+_UPSTREAM_TEXT: Final = 2 * 1024
+"""Bytes of the configuration's text in shared memory."""
 SUPERVISOR: Final = 0
 CONTROL: Final = 1
 _FIRST_WORKER: Final = 2
@@ -57,7 +70,20 @@ class Lifeline(Protocol):
 class Shared:
     """Every shared area, by name."""
 
-    __slots__ = ("_cursors", "_pages", "_region", "_section", "_sessions", "board", "host", "layout", "mail")
+    __slots__ = (
+        "_cursors",
+        "_pages",
+        "_region",
+        "_section",
+        "_sessions",
+        "affinity",
+        "board",
+        "connections",
+        "host",
+        "layout",
+        "mail",
+        "snapshot",
+    )
 
     def __init__(self, config: Config) -> None:
         processes = worker_number(config.workers)
@@ -67,9 +93,12 @@ class Shared:
         mail = Mailboxes.plan(plan, processes)
         words = HEADER + self.layout.size
         pages = [plan.add(words * WORD, PAGE) for _ in range(processes)]
-        rows = sum(len(route.upstreams) for route in config.routes)
-        board = Board.plan(plan, rows)
-        self._cursors = Cursors.plan(plan, len(config.routes))
+        board = Board.plan(plan, config.max_upstreams)
+        capacity = _TEXT + config.max_routes * _ROUTE_TEXT + config.max_upstreams * _UPSTREAM_TEXT
+        snapshot = Snapshots.plan(plan, capacity)
+        self._cursors = Cursors.plan(plan, config.max_routes)
+        affinity = AffinityTable.plan(plan)
+        connections = Connections.plan(plan, config.max_upstreams, processes)
         self._section = config.sessions
         self._sessions = session_layout.plan(plan, config.sessions.capacity, processes)
         self._region = region = Region(plan.size)
@@ -77,7 +106,10 @@ class Shared:
         self._pages = tuple(Page(region.words(area.offset, words)) for area in pages)
         dropped = self.layout.cell("mail_dropped_total")
         self.mail = Mailboxes(region, mail, [page.cells[dropped : dropped + 1] for page in self._pages])
-        self.board = Board(region, board, rows)
+        self.board = Board(region, board, config.max_upstreams)
+        self.snapshot = Snapshots(region, snapshot, capacity)
+        self.affinity = AffinityTable(region, affinity, os.urandom(AFFINITY_SECRET))
+        self.connections = Connections(region, connections, config.max_upstreams, processes)
         Owners.seed(region, self._sessions, os.urandom(SECRET))
 
     @classmethod
@@ -85,10 +117,16 @@ class Shared:
         """Allocate everything at the sizes that `config` asks for.
 
         Raises:
-            StartError: The memory is not to be had.
+            StartError: The memory is not to be had, or is too small for such a configuration.
+            ConfigError: There are more routes or upstreams than `max_routes` and `max_upstreams` allow.
         """
+        snapshot = seats.first(config)
         shared = cls(config)
         shared.host.set_started(time.monotonic_ns())
+        try:
+            shared.snapshot.write(snapshot.version, seats.encode(snapshot))
+        except SnapshotTooLargeError as error:
+            raise StartError(f"the configuration is too large: {error}; raise max_upstreams") from None
         return shared
 
     @property
@@ -111,6 +149,18 @@ class Shared:
     def cursors_with(self, locks: Locks) -> Cursors:
         """The cursors of all routes for the process whose `locks` these are."""
         return Cursors(self._region, self._cursors, locks)
+
+    def slots_for(self, process: int, locks: Locks) -> Slots:
+        """The connections to upstreams as `process` takes them; the `locks` are its own."""
+        return Slots(self.connections, process, locks)
+
+    def present(self) -> seats.Snapshot:
+        """The configuration as it is now, and who has which number.
+
+        Raises:
+            SnapshotError: What is in memory is spoilt.
+        """
+        return seats.decode(self.snapshot.read()[1])
 
     def close(self) -> None:
         """Close the descriptors; the memory itself goes when the last process has ended."""

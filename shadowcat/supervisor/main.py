@@ -54,11 +54,18 @@ class Demo:
         self.on_ready = on_ready
 
 
-def supervise(config: Config, *, timing: Timing | None = None, demo: Demo | None = None) -> int:
+def supervise(
+    config: Config,
+    *,
+    source: Callable[[], Config] | None = None,
+    timing: Timing | None = None,
+    demo: Demo | None = None,
+) -> int:
     """Run Shadowcat until it is told to stop. Main thread only.
 
     Args:
         config: A validated configuration.
+        source: Reads the configuration anew, for SIGHUP; None if it came from no file.
         timing: The supervisor's waits; default: the usual ones.
         demo: A demo upstream to run beside the proxy.
 
@@ -86,7 +93,7 @@ def supervise(config: Config, *, timing: Timing | None = None, demo: Demo | None
         shared.host.set_addresses(orjson.dumps({"listen": listeners.names, "admin": admin_name}))
         if config.workers > 1:
             inboxes = Inboxes(config.workers)
-        members = _members(config, shared, listeners, inboxes, admin, demo, timing)
+        members = _members(config, shared, source, listeners, inboxes, admin, demo, timing)
 
         def on_ready() -> None:
             names = listeners.names
@@ -111,6 +118,7 @@ def supervise(config: Config, *, timing: Timing | None = None, demo: Demo | None
 def _members(
     config: Config,
     shared: Shared,
+    source: Callable[[], Config] | None,
     listeners: Listeners,
     inboxes: Inboxes | None,
     admin: AdminListener | None,
@@ -125,7 +133,7 @@ def _members(
     members = [
         Member(
             "control",
-            _control_main(config, shared, admin_sockets),
+            _control_main(config, shared, source, admin_sockets),
             Slot(timing, _CONTROL_STOP, jitter),
             drop=(*for_workers, *demo_sockets),
             number=CONTROL,
@@ -188,12 +196,15 @@ def _worker_main(
 
 
 def _control_main(
-    config: Config, shared: Shared, sockets: Sequence[socket.socket]
+    config: Config,
+    shared: Shared,
+    source: Callable[[], Config] | None,
+    sockets: Sequence[socket.socket],
 ) -> Callable[[Lifeline], int]:
     def run(lifeline: Lifeline) -> int:
         from shadowcat.control import main as control
 
-        return control.run(config, shared, sockets, lifeline)
+        return control.run(shared, sockets, lifeline, source)
 
     return _named(config, "control", run)
 

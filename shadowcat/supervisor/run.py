@@ -14,7 +14,7 @@ from typing import Final
 from shadowcat.log import LOGGER
 from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.page import State as PageState
-from shadowcat.shm.shared import SUPERVISOR, Shared, worker_number
+from shadowcat.shm.shared import CONTROL, SUPERVISOR, Shared, worker_number
 from shadowcat.supervisor.adoption import Adoption, Order
 from shadowcat.supervisor.member import Member
 from shadowcat.supervisor.process import Child, spawn
@@ -78,6 +78,7 @@ class Supervisor:
         self._status = 0
         self._asked = 0.0
         self._listening = True
+        self._reloading = False
         self._last_tick = self._judge_from = time.monotonic()
         self._signals = SignalPipe()
         self._selector.register(self._signals.fileno(), selectors.EVENT_READ, self._read_signals)
@@ -127,6 +128,7 @@ class Supervisor:
                 self._check_started()
             case Phase.SERVING:
                 self._look_after_slots(now)
+                self._check_reloaded()
             case Phase.DRAINING:
                 self._look_after_slots(now)
                 self._check_drained()
@@ -148,11 +150,22 @@ class Supervisor:
                     for member in self._workers:
                         self._send(member, signal.SIGUSR1)
                 case signal.SIGHUP:
-                    self._notifier.reloading(time.monotonic_ns())
-                    LOGGER.warning(
-                        "SIGHUP: reloading the configuration is not available yet; nothing changed"
-                    )
-                    self._notifier.ready(self._summary())
+                    self._reload()
+
+    def _reload(self) -> None:
+        """Have control read the configuration again; one that is just being restarted finds the word."""
+        LOGGER.info("SIGHUP: reloading the configuration")
+        self._notifier.reloading(time.monotonic_ns())
+        self._reloading = True
+        self._shared.host.ask_for_reload()
+        for member in self._others:
+            if member.number == CONTROL:
+                self._send(member, signal.SIGHUP)
+
+    def _check_reloaded(self) -> None:
+        if self._reloading and self._shared.snapshot.reloads == self._shared.host.reloads:
+            self._reloading = False
+            self._notifier.ready(self._summary())
 
     def _read_lifeline(self, member: Member, child: Child) -> None:
         if member.child is not child:  # reaped by an event before this one in the same round
@@ -251,6 +264,7 @@ class Supervisor:
         if member.page is not None and member.number is not None:
             member.page.reset_gauges(self._shared.layout)
             self._shared.mail.clear(member.number)
+            self._shared.connections.clear(member.number)
             self._sessions.repair(member.number)
         if member.worker is not None:
             self._adoption.forget(member.worker)

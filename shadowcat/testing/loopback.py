@@ -17,10 +17,13 @@ from shadowcat.config.model import Config, Sessions
 from shadowcat.proxy.assembly import assemble
 from shadowcat.proxy.wheel import TICK
 from shadowcat.shm.shared import Shared, worker_number
+from shadowcat.testing.host import cell_of, publish
 
 Ending = Literal["open", "eof", "closed", "aborted"]
 
 _SESSIONS: Final = 16_384
+_UPSTREAMS: Final = 16
+_ROUTES: Final = 8
 _TURNS: Final = 12
 """Turns of the loop in which everything that is ready, and what follows from it, has run: a dial takes 6."""
 
@@ -209,11 +212,12 @@ class Loopback:
     def __init__(self, config: Config) -> None:
         """Assembled as every worker is; its clock is started.
 
-        A session table of the default size is a smaller one here: it would be 96 MB for each test.
+        Tables of the default size are smaller ones here: they would be 100 MB for each test.
         """
         self.loop = VirtualLoop()
         if config.sessions.capacity == Sessions().capacity:
             config = replace(config, sessions=replace(config.sessions, capacity=_SESSIONS))
+        config = replace(config, max_upstreams=_UPSTREAMS, max_routes=_ROUTES)
         self._shared = Shared.create(config)
         self.plane = assemble(config, self._shared, worker_number(0), self.loop)
         self.plane.start()
@@ -240,12 +244,16 @@ class Loopback:
     def metric(self, family: str, *labels: str) -> int:
         """A counter or gauge, as published on the last tick."""
         page = self._shared.page(worker_number(0))
-        return int(page.cells[self._shared.layout.cell(family, *labels)])
+        return int(page.cells[cell_of(self._shared, family, *labels)])
 
     def answered(self, route: str, status: int) -> int:
         """How many requests of a route were answered with a status."""
         page = self._shared.page(worker_number(0))
-        return int(page.cells[self._shared.layout.statuses(route) + status])
+        return int(page.cells[cell_of(self._shared, "requests_total", route) + status])
+
+    def publish(self, config: Config) -> None:
+        """Have another configuration take the place of the present one, for all planes of this host."""
+        publish(self._shared, config)
 
     def close(self) -> None:
         """Cut everything off and give back descriptors."""

@@ -160,6 +160,8 @@ class _Worker:
                     self._data_plane.end_stream(argument)
                 case Mail.WAKE:
                     self._data_plane.wake(argument)
+                case Mail.MAKE_ROOM:
+                    self._data_plane.make_room(argument)
 
     async def _adopt(self, slot: int) -> None:
         async with self._turn:

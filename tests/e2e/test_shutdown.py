@@ -128,7 +128,7 @@ def test_sighup_and_sigusr1_disturb_nothing(upstream):
         children = {name: child.pid for name, child in cat.children().items()}
         cat.signal(signal.SIGUSR1)
         cat.signal(signal.SIGHUP)
-        eventually(lambda: "reloading the configuration is not available" in cat.stderr)
+        eventually(lambda: "configuration 2: changed nothing" in cat.stderr)
         assert call(cat)
         assert {name: child.pid for name, child in cat.children().items()} == children
 

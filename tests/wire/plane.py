@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import uvloop
+from msgspec.structs import replace
 
 from shadowcat.config.model import Config, Http, Pool, Route, Timeouts, Upstream
 from shadowcat.config.urls import upstream_name
 from shadowcat.proxy.assembly import assemble
 from shadowcat.shm.shared import Shared, worker_number
+from shadowcat.testing.host import cell_of
 from shadowcat.testing.raw_client import RawClient
 
 _T = TypeVar("_T")
@@ -53,6 +55,7 @@ class PlaneRunner:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        config = replace(config, max_upstreams=32, max_routes=8)
         self._shared = Shared.create(config)
         self._page = self._shared.page(worker_number(0))
         self._loop = uvloop.new_event_loop()
@@ -89,7 +92,7 @@ class PlaneRunner:
 
     def metric(self, family: str, *labels: str) -> int:
         """The value of one counter or gauge; gauges are published every 0.1 s."""
-        return int(self._page.cells[self._shared.layout.cell(family, *labels)])
+        return int(self._page.cells[cell_of(self._shared, family, *labels)])
 
     def pool_metric(self, family: str) -> int:
         """A metric of pools, all upstreams together."""
@@ -101,7 +104,7 @@ class PlaneRunner:
 
     def statuses(self, status: int, route: str = "/mcp") -> int:
         """How many answers had this status."""
-        return int(self._page.cells[self._shared.layout.statuses(route) + status])
+        return int(self._page.cells[cell_of(self._shared, "requests_total", route) + status])
 
     def pooled(self) -> int:
         """Connections to upstreams, in use or idle, at this moment."""
@@ -171,7 +174,7 @@ class PlaneRunner:
         await self._loop.shutdown_default_executor()
 
     def _count_pooled(self) -> int:
-        return sum(pool._open for route in self.plane.routes for pool in route.pools)
+        return sum(len(pool._connections) for route in self.plane.routes for pool in route.pools)
 
     def _note_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.errors.append(f"{context.get('message')}: {context.get('exception')!r}")

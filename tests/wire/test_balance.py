@@ -321,7 +321,8 @@ def test_the_sessions_of_a_disabled_upstream_go_on() -> None:
         (route,) = proxy.config.routes
         first, second = route.upstreams
         changed = replace(route, upstreams=[replace(first, enabled=False), second])
-        plane = assemble(replace(proxy.config, routes=[changed]), proxy._shared, worker_number(1), proxy.loop)
+        plane = assemble(proxy.config, proxy._shared, worker_number(1), proxy.loop)
+        proxy.publish(replace(proxy.config, routes=[changed]))
         for _ in range(3):
             done = turn(proxy, in_session(session), client=caller_at(proxy, plane))
             assert done.host == "a.example:3001"
@@ -391,7 +392,8 @@ def test_a_disabled_upstream_does_not_get_back_what_it_has_lost() -> None:
         (route,) = proxy.config.routes
         first, second = route.upstreams
         changed = replace(route, upstreams=[replace(first, enabled=False), second])
-        plane = assemble(replace(proxy.config, routes=[changed]), proxy._shared, worker_number(1), proxy.loop)
+        plane = assemble(proxy.config, proxy._shared, worker_number(1), proxy.loop)
+        proxy.publish(replace(proxy.config, routes=[changed]))
         servers.forget()
         assert servers.ask(in_session(session, LIST), caller_at(proxy, plane)).status == 200
         assert set(servers.sessions.values()) == {"b.example:3001"}
@@ -406,3 +408,10 @@ def test_a_lost_session_finds_nobody() -> None:
         got = servers.ask(post(LIST, named(session)))
         assert got.status == 503
         assert {each.host for each in servers.seen} == {"a.example:3001"}
+
+
+def test_one_that_has_as_many_as_it_may_is_passed_over() -> None:
+    keys = [{"max_connections": 2}, {}]
+    with stage(upstreams=2, keys=keys, balance={"strategy": "healthy_first"}) as proxy:
+        hosts = [asked(proxy, CALL)[2] for _ in range(4)]
+        assert hosts == list("aabb")

@@ -378,7 +378,7 @@ def test_the_record() -> None:
         found = slot_of(proxy, open_session(proxy))
         record = found.record
         assert (record.principal, record.owner, record.route) == ("anonymous", "127.0.0.1", "/mcp")
-        assert (record.row, record.generation, record.upstream_id) == (0, 0, b"up-1")
+        assert (record.row, record.generation, record.upstream_id) == (0, 1, b"up-1")
         assert record.version == VERSION
         assert record.capabilities == ("logging", "tools", "tools.listChanged")
         assert record.declared == 5

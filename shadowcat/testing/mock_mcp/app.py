@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from shadowcat.testing.mock_mcp.capture import Capture
-from shadowcat.testing.mock_mcp.control import Control
 from shadowcat.testing.mock_mcp.faults import Faults
 from shadowcat.testing.mock_mcp.inject import Cutter, answer, hold_open, instead
 from shadowcat.testing.mock_mcp.transport import SCOPE_KEY, CapturingProtocol
@@ -25,7 +24,7 @@ class MockApp:
         endpoints: Mapping[str, AsgiApp],
         capture: Capture,
         faults: Faults,
-        control: Control | None,
+        control: AsgiApp | None,
     ) -> None:
         self._endpoints = endpoints
         self._capture = capture

@@ -5,21 +5,29 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import ssl
 import subprocess
 import sys
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 
 class MockControl:
-    """Talks to a control page (`http://127.0.0.1:PORT/_control`); see `control` for what it offers."""
+    """Talks to a control page (`http://127.0.0.1:PORT/_control`); see `control` for what it offers.
 
-    def __init__(self, url: str, timeout: float = 10.0) -> None:
+    Args:
+        url: The page.
+        timeout: Seconds to wait for an answer.
+        certificate: For https: PEM file with the certificate to trust.
+    """
+
+    def __init__(self, url: str, timeout: float = 10.0, certificate: str | None = None) -> None:
         parts = urlsplit(url)
         self._address = (parts.hostname or "127.0.0.1", parts.port or 80)
         self._base = parts.path
         self._timeout = timeout
+        self._tls = ssl.create_default_context(cafile=certificate) if parts.scheme == "https" else None
 
     def requests(self, count: int = 0, timeout: float = 10.0) -> list[dict[str, Any]]:
         """Return the records, waiting until at least `count` are there or `timeout` seconds passed."""
@@ -50,7 +58,12 @@ class MockControl:
         return self._call("GET", "/state")
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        connection = http.client.HTTPConnection(*self._address, timeout=self._timeout + 5)
+        seconds = self._timeout + 5
+        connection = (
+            http.client.HTTPConnection(*self._address, timeout=seconds)
+            if self._tls is None
+            else http.client.HTTPSConnection(*self._address, timeout=seconds, context=self._tls)
+        )
         try:
             connection.request(method, self._base + path, json.dumps(body) if body is not None else None)
             response = connection.getresponse()
@@ -69,8 +82,11 @@ class MockProcess:
         arguments: Further command line arguments, such as "--json" or "--name=a".
     """
 
+    kind: ClassVar[str] = "mcp"
+
     def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "shadowcat.cli.mock", "mcp", "--control", "--until-eof", *arguments]
+        command = [sys.executable, "-m", "shadowcat.cli.mock", self.kind, "--control", "--until-eof"]
+        command += arguments
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -81,7 +97,8 @@ class MockProcess:
         self.url: str = ready["url"]
         self.pid: int = self._process.pid
         self.port: int = urlsplit(self.url).port or 0
-        self.control = MockControl(ready["control"])
+        self.control_url: str = ready["control"]
+        self.control = MockControl(self.control_url)
 
     def __enter__(self) -> Self:
         return self

@@ -5,7 +5,7 @@ DELETE /_control/requests                       forget them
 GET    /_control/faults                         rules with their counts
 POST   /_control/faults                         add a rule (fields of faults.Fault)
 DELETE /_control/faults                         drop all rules
-GET    /_control/state                          name, pid, connections, running and cancelled tool calls
+GET    /_control/state                          pid, connections, and what the server itself counts
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -22,21 +23,24 @@ import orjson
 from shadowcat.testing.mock_mcp.capture import Capture
 from shadowcat.testing.mock_mcp.faults import Fault, Faults
 from shadowcat.testing.mock_mcp.inject import answer
-from shadowcat.testing.mock_mcp.options import MockOptions
-from shadowcat.testing.mock_mcp.tools import Calls
 
 _POLL: Final = 0.005
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 
 
 class Control:
-    """An ASGI application of its own; it never appears in the capture."""
+    """An ASGI application of its own; it never appears in the capture.
 
-    def __init__(self, options: MockOptions, capture: Capture, faults: Faults, calls: Calls) -> None:
-        self._options = options
+    Args:
+        capture: What was received.
+        faults: The rules in force.
+        state: What the server adds to the state page.
+    """
+
+    def __init__(self, capture: Capture, faults: Faults, state: Callable[[], dict[str, Any]]) -> None:
         self._capture = capture
         self._faults = faults
-        self._calls = calls
+        self._state = state
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request."""
@@ -47,8 +51,10 @@ class Control:
             await answer(send, 403, b"loopback clients only\n", "text/plain")
             return
         try:
-            result = await self._dispatch(scope, receive)
-        except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:
+            query = parse_qs(scope["query_string"].decode("latin-1"))
+            path = scope["path"].removeprefix("/_control/")
+            result = await self.dispatch(scope["method"], path, query, await _body(receive))
+        except ValueError as error:
             await _json(send, 400, {"error": str(error)})
             return
         if result is None:
@@ -56,10 +62,20 @@ class Control:
         else:
             await _json(send, 200, result)
 
-    async def _dispatch(self, scope: Any, receive: Any) -> Any:
-        match scope["method"], scope["path"].removeprefix("/_control/"):
+    async def dispatch(
+        self, method: str, path: str, query: dict[str, list[str]], body: bytes
+    ) -> dict[str, Any] | None:
+        """Serve one request of the page.
+
+        Returns:
+            The JSON to answer with, or None: there is no such thing here.
+
+        Raises:
+            ValueError: The request is wrong; the text is for its sender.
+        """
+        match method, path:
             case "GET", "requests":
-                await self._wait(parse_qs(scope["query_string"].decode("latin-1")))
+                await self._wait(query)
                 return {
                     "requests": [entry.as_json() for entry in self._capture.requests],
                     "total": self._capture.total,
@@ -71,21 +87,18 @@ class Control:
             case "GET", "faults":
                 return {"faults": [msgspec.to_builtins(rule) for rule in self._faults.rules]}
             case "POST", "faults":
-                self._faults.add(msgspec.json.decode(await _body(receive), type=Fault))
+                self._faults.add(msgspec.json.decode(body, type=Fault))
                 return {"faults": len(self._faults.rules)}
             case "DELETE", "faults":
                 self._faults.clear()
                 return {}
             case "GET", "state":
                 return {
-                    "name": self._options.name,
                     "pid": os.getpid(),
                     "total": self._capture.total,
                     "connections": self._capture.connections,
                     "open_connections": self._capture.open_connections,
-                    "running": self._calls.running,
-                    "finished": self._calls.finished,
-                    "cancelled": self._calls.cancelled,
+                    **self._state(),
                 }
         return None
 

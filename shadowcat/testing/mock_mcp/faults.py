@@ -21,7 +21,30 @@ Kind = Literal[
 ]
 
 
-class Fault(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class Rule(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """How often a rule is taken.
+
+    Attributes:
+        after: Leave the first `after` matching requests alone.
+        times: Spoil at most this many; None for all.
+        matched: How many requests matched so far.
+        applied: How many were spoilt so far.
+    """
+
+    after: int = 0
+    times: int | None = None
+    matched: int = 0
+    applied: int = 0
+
+    def take(self) -> bool:
+        """Count a matching request and tell whether this one is to be spoilt."""
+        self.matched += 1
+        taken = self.matched > self.after and (self.times is None or self.applied < self.times)
+        self.applied += taken
+        return taken
+
+
+class Fault(Rule, forbid_unknown_fields=True, kw_only=True):
     """One rule. A request matches when every given condition does; the first matching rule is taken.
 
     Attributes:
@@ -30,15 +53,11 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         path: Match this path, exactly.
         rpc: Match this JSON-RPC method.
         tool: Match this tool, prompt or resource URI.
-        after: Leave the first `after` matching requests alone.
-        times: Spoil at most this many; None for all.
         seconds: For delay and close_idle.
         status: For status.
         headers: For status.
         body: For status.
         bytes: For reset, truncate and stall.
-        matched: How many requests matched so far.
-        applied: How many were spoilt so far.
     """
 
     fault: Kind
@@ -46,15 +65,11 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     path: str | None = None
     rpc: str | None = None
     tool: str | None = None
-    after: int = 0
-    times: int | None = None
     seconds: float = 0.0
     status: int = 503
     headers: dict[str, str] = {}
     body: str = "injected fault\n"
     bytes: int | None = None
-    matched: int = 0
-    applied: int = 0
 
     def matches(self, request: CapturedRequest) -> bool:
         """Tell whether the conditions hold."""
@@ -84,10 +99,6 @@ class Faults:
     def choose(self, request: CapturedRequest) -> Fault | None:
         """Return the rule to apply to this request and count it."""
         for rule in self.rules:
-            if not rule.matches(request):
-                continue
-            rule.matched += 1
-            if rule.matched > rule.after and (rule.times is None or rule.applied < rule.times):
-                rule.applied += 1
+            if rule.matches(request) and rule.take():
                 return rule
         return None

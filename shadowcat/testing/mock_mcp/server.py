@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-import signal
 import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
 
 from shadowcat.errors import StartError
 from shadowcat.testing.mock_mcp.capture import Capture
@@ -19,13 +14,12 @@ from shadowcat.testing.mock_mcp.faults import Faults
 from shadowcat.testing.mock_mcp.options import MockOptions
 
 try:
-    import uvicorn
-    import uvloop
     from mcp.server.transport_security import TransportSecuritySettings
 
-    from shadowcat.testing.mock_mcp.app import MockApp, protocol_for
+    from shadowcat.testing.mock_mcp.app import MockApp
     from shadowcat.testing.mock_mcp.control import Control
     from shadowcat.testing.mock_mcp.events import MemoryEventStore
+    from shadowcat.testing.mock_mcp.hosting import HttpServer, ServerThread, run_until_signal
     from shadowcat.testing.mock_mcp.tools import Calls, build_server
 except ModuleNotFoundError as missing:
     raise StartError(
@@ -37,16 +31,8 @@ _HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 _RETRY_MS = 100
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server without its signal handling, which would re-raise SIGTERM after a graceful end."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class _Assembly:
-    """One server: application, endpoints and uvicorn, made from the options."""
+    """One server: application, endpoints and HTTP server, made from the options."""
 
     def __init__(self, options: MockOptions) -> None:
         self.capture = Capture()
@@ -73,27 +59,22 @@ class _Assembly:
             "/mcp/json": self.managers["json"].asgi_app,
             "/mcp/sse": self.managers["sse"].asgi_app,
         }
-        control = Control(options, self.capture, self.faults, self.calls) if options.control else None
-        self.uvicorn = _Server(
-            uvicorn.Config(
-                MockApp(endpoints, self.capture, self.faults, control),
-                http=protocol_for(self.capture),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                log_level=logging.CRITICAL,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                timeout_keep_alive=options.keep_alive,
-                timeout_graceful_shutdown=options.grace,
-            )
+
+        def state() -> dict[str, Any]:
+            return {"name": options.name, **asdict(self.calls)}
+
+        control = Control(self.capture, self.faults, state) if options.control else None
+        self.server = HttpServer(
+            MockApp(endpoints, self.capture, self.faults, control),
+            self.capture,
+            keep_alive=options.keep_alive,
+            grace=options.grace,
         )
 
     async def run(self, sock: socket.socket) -> None:
-        """Serve until `uvicorn.should_exit`."""
+        """Serve until `server.should_exit`."""
         async with self.managers["json"].run(), self.managers["sse"].run():
-            await self.uvicorn.serve(sockets=[sock])
+            await self.server.serve(sockets=[sock])
 
 
 def serve(
@@ -109,26 +90,13 @@ def serve(
     Returns:
         The process's exit status.
     """
-
-    async def main() -> None:
-        assembly = _Assembly(options or MockOptions())
-        loop = asyncio.get_running_loop()
-
-        def stop() -> None:
-            assembly.uvicorn.should_exit = True
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
-        if on_ready is not None:
-            on_ready()
-        await assembly.run(sock)
-
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
-    uvloop.run(main())
+    assembly = _Assembly(options or MockOptions())
+    run_until_signal(assembly.server, lambda: assembly.run(sock), on_ready)
     return 0
 
 
-class MockMcpServer:
+class MockMcpServer(ServerThread):
     """A mock server on a thread of this process; `capture`, `faults` and `calls` can be used directly.
 
     Args:
@@ -137,41 +105,18 @@ class MockMcpServer:
     """
 
     def __init__(self, options: MockOptions | None = None, sock: socket.socket | None = None) -> None:
-        self._assembly = _Assembly(options or MockOptions(control=True))
-        self._sock = sock or socket.create_server(("127.0.0.1", 0), backlog=1024)
-        self.port: int = self._sock.getsockname()[1]
-        self.capture: Capture = self._assembly.capture
-        self.faults: Faults = self._assembly.faults
-        self.calls: Calls = self._assembly.calls
-        self._thread = threading.Thread(target=self._run, name="mock-mcp", daemon=True)
+        assembly = _Assembly(options or MockOptions(control=True))
+        super().__init__(
+            "mock MCP server",
+            assembly.server,
+            assembly.run,
+            sock or socket.create_server(("127.0.0.1", 0), backlog=1024),
+        )
+        self.capture: Capture = assembly.capture
+        self.faults: Faults = assembly.faults
+        self.calls: Calls = assembly.calls
 
     @property
     def url(self) -> str:
         """The MCP endpoint."""
         return f"http://127.0.0.1:{self.port}/mcp"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self.wait_until(lambda: self._assembly.uvicorn.started, "its start")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._assembly.uvicorn.should_exit = True
-        self._thread.join()
-
-    def wait_until(self, condition: Callable[[], bool], what: str, timeout: float = 10.0) -> None:
-        """Wait until a condition on the capture or the calls holds.
-
-        Raises:
-            TimeoutError: It did not within `timeout` seconds.
-        """
-        deadline = time.monotonic() + timeout
-        while not condition():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"mock MCP server waited in vain for {what}")
-            time.sleep(0.002)
-
-    def _run(self) -> None:
-        uvloop.run(self._assembly.run(self._sock))

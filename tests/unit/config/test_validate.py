@@ -7,6 +7,7 @@ from shadowcat.config.model import (
     Balance,
     Config,
     Credential,
+    Health,
     Http,
     Log,
     Pool,
@@ -236,7 +237,21 @@ def test_credentials(headers, message):
         ({"workers": 257}, "workers: expected a whole number <= 256, got 257"),
         ({"workers": "2"}, "workers: expected a whole number, got '2'"),
         ({"log": Log(level="loud")}, "log.level: expected one of debug, info"),
-        ({"drain_timeout": "30s"}, "drain_timeout: a value of another type, such as text for a duration"),
+        ({"drain_timeout": "30s"}, "drain_timeout: expected Duration, got str: write Duration('30s')"),
+        ({"http": Http(body_limit="4MiB")}, "http.body_limit: expected Size, got str: write Size('4MiB')"),
+        (
+            {
+                "routes": [
+                    route(Upstream(url="http://a/")),
+                    Route(path="/b", upstreams=(), pool=Pool(idle_timeout="4s")),
+                ]
+            },
+            "list, got tuple\nroutes[1].pool.idle_timeout: expected Duration, got str: write Duration('4s')",
+        ),
+        (
+            {"routes": [Route(upstreams=[], timeouts=Timeouts(tools={"x": "1s"}))]},
+            "timeouts.tools.x: expected Duration, got str",
+        ),
         ({"drain_timeout": Duration(-1)}, "drain_timeout: expected a duration"),
         ({"routes": [Route(upstreams=[Upstream(url=5)])]}, "routes[0].upstreams[0].url: expected text"),
     ],
@@ -245,6 +260,52 @@ def test_types_that_python_does_not_check(changes, message):
     assert message in refusal(**changes)
 
 
+def test_room_for_routes_and_upstreams():
+    two = [route(), route(Upstream(url="http://a/"), Upstream(url="http://b/"), path="/b")]
+    accepted(routes=two, max_routes=2, max_upstreams=3)
+    assert refusal(routes=two, max_routes=1) == (
+        "max_routes: there are 2, and the start makes room for 1: write at least 2"
+    )
+    assert "max_upstreams: there are 3" in refusal(routes=two, max_upstreams=2)
+
+
 def test_all_problems_at_once():
     complaint = refusal(listen="x", admin="y", routes=[])
     assert [line.partition(":")[0] for line in complaint.splitlines()] == ["listen", "admin", "routes"]
+
+
+@pytest.mark.parametrize(
+    ("health", "message"),
+    [
+        ({"interval": Duration(0.05), "timeout": Duration(0.05)}, "interval: 50ms is a load of its own"),
+        ({"interval": Duration(0)}, "interval: must be more than 0"),
+        ({"timeout": Duration(0)}, "timeout: must be more than 0"),
+        ({"interval": Duration(2)}, "timeout: 5s is longer than the interval (2s)"),
+        ({"path": "/live"}, "path: only checks of type http"),
+        ({"type": "tcp", "statuses": [201]}, "statuses: only checks of type http"),
+        ({"type": "http", "statuses": []}, "statuses: no answer would be a good one"),
+        ({"type": "http", "path": "live"}, "path: 'live' does not start with a slash: write /live"),
+        ({"type": "http", "path": "/a/../b"}, "path: '/a/../b' has a dot segment"),
+        ({"type": "http", "path": "/a b"}, "path: '/a b' is no path"),
+        ({"type": "http", "path": "/a?b c"}, "path: the query has characters"),
+        ({"type": "http", "path": "/a#b"}, "path: '/a#b' is no path"),
+        ({"type": "http", "path": "/a?b#c"}, "path: the query has characters"),
+        ({"type": "http", "path": "/a\r\nX: y"}, "path: '/a\\r\\nX: y' is no path"),
+        ({"type": "http", "statuses": [99]}, "statuses[0]: expected a whole number >= 100"),
+        ({"healthy_after": 0}, "healthy_after: expected a whole number >= 1"),
+        ({"unhealthy_after": 256}, "unhealthy_after: expected a whole number <= 255"),
+        ({"type": "ping"}, "type: expected one of http, tcp, mcp"),
+    ],
+)
+def test_bad_health_checks(health, message):
+    assert f"routes[0].health.{message}" in refusal(routes=[route(health=Health(**health))])
+
+
+def test_good_health_checks():
+    for health in (
+        Health(),
+        Health(type="tcp", interval=Duration(0.1), timeout=Duration(0.1)),
+        Health(type="http", path="/", statuses=[200, 301, 503], healthy_after=255, unhealthy_after=1),
+        Health(type="http", path="/health/ready?full=1&of=%C3%BC"),
+    ):
+        accepted(routes=[route(health=health)])

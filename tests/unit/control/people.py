@@ -24,7 +24,7 @@ def opened(
             "owner": "192.0.2.7",
             "route": "/mcp",
             "row": 0,
-            "generation": 0,
+            "generation": 1,
             "upstream_id": UPSTREAM_ID,
             "created_ns": now,
             "state": SessionState.OPEN,

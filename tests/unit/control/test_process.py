@@ -9,6 +9,7 @@ import orjson
 
 from shadowcat.shm.page import State
 from shadowcat.shm.shared import CONTROL
+from shadowcat.testing.host import cell_of
 
 from .conftest import DEADLINE, connect
 
@@ -53,7 +54,7 @@ def test_it_ends_with_its_supervisor(control) -> None:
 
 
 def test_killed_at_any_time_its_successor_goes_on(shared, control, start, ask, tcp, unix, full_start) -> None:
-    cell = shared.layout.statuses("/mcp") + 200
+    cell = cell_of(shared, "requests_total", "/mcp") + 200
     shared.page(2).cells[cell] = 41
     control.kill(signal.SIGKILL)
     assert control.wait() == -signal.SIGKILL

@@ -15,6 +15,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from shadowcat.shm.counters import FAMILIES, PREFIX, Kind
 from shadowcat.shm.page import State
 from shadowcat.shm.shared import CONTROL, worker_number
+from shadowcat.testing.host import cell_of
 
 from .conftest import DEADLINE
 
@@ -22,13 +23,13 @@ ONE, TWO = worker_number(0), worker_number(1)
 
 
 def add(shared, process: int, amount: int, family: str, *labels: str) -> None:
-    shared.page(process).cells[shared.layout.cell(family, *labels)] += amount
+    shared.page(process).cells[cell_of(shared, family, *labels)] += amount
 
 
 def observe(shared, process: int, seconds: float, family: str, *labels: str) -> None:
     cells, base, bounds = (
         shared.page(process).cells,
-        shared.layout.histogram(family, *labels),
+        cell_of(shared, family, *labels),
         shared.layout.bounds,
     )
     cells[base + bisect_left(bounds, seconds)] += 1
@@ -75,11 +76,11 @@ def test_readiness_follows_the_host(shared, control, ask) -> None:
 
 def test_metrics_add_the_pages_up(shared, control, ask, full_start) -> None:
     for process, count in ((ONE, 3), (TWO, 4)):
-        shared.page(process).cells[shared.layout.statuses("/mcp") + 200] += count
+        shared.page(process).cells[cell_of(shared, "requests_total", "/mcp") + 200] += count
         add(shared, process, 10 * count, "pool_dials_total", "/mcp", "b")
         add(shared, process, count, "connections")
         add(shared, process, count, "requests_in_flight", "/other")
-    shared.page(ONE).cells[shared.layout.statuses("/mcp") + 502] += 1
+    shared.page(ONE).cells[cell_of(shared, "requests_total", "/mcp") + 502] += 1
     add(shared, TWO, 2, "refusals_total", "no_route")
     add(shared, CONTROL, 1, "mail_dropped_total")
     observe(shared, ONE, 0.002, "request_duration_seconds", "/mcp")
@@ -157,7 +158,7 @@ def test_every_family_has_its_type_and_help(control, ask) -> None:
 
 
 def test_openmetrics_for_those_who_ask(shared, control, ask, full_start) -> None:
-    shared.page(ONE).cells[shared.layout.statuses("/mcp") + 200] += 1
+    shared.page(ONE).cells[cell_of(shared, "requests_total", "/mcp") + 200] += 1
     answer = ask("/metrics", Accept="application/openmetrics-text;version=1.0.0")
     assert answer.getheader("Content-Type").startswith("application/openmetrics-text; version=1.0.0")
     families = list(openmetrics.text_string_to_metric_families(answer.body.decode()))
@@ -170,7 +171,7 @@ def test_status_is_one_document(shared, control, ask, full_start) -> None:
     add(shared, ONE, 2, "connections")
     add(shared, ONE, 1, "requests_in_flight", "/mcp")
     add(shared, TWO, 1, "requests_in_flight", "/other")
-    shared.page(TWO).cells[shared.layout.statuses("/mcp") + 200] += 9
+    shared.page(TWO).cells[cell_of(shared, "requests_total", "/mcp") + 200] += 9
     observe(shared, TWO, 0.5, "request_duration_seconds", "/mcp")
     add(shared, TWO, 8, "upstream_requests_total", "/mcp", "a")
     add(shared, ONE, 3, "pool_idle", "/mcp", "a")

@@ -16,6 +16,7 @@ from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.page import State
 from shadowcat.shm.sessions.record import SessionState
 from shadowcat.shm.shared import CONTROL, worker_number
+from shadowcat.testing.host import cell_of
 
 from .conftest import DEADLINE
 from .people import SECOND, UPSTREAM_ID, opened
@@ -146,7 +147,7 @@ def test_without_a_worker_a_delete_is_done_here(shared, table, control, ask) -> 
     assert ask(f"/api/sessions/{handle_of(session)}", "DELETE").status == 404
     assert table.find(session.id, time.monotonic_ns()) is None
     assert orjson.loads(ask("/api/status").body)["sessions"]["live"] == 1
-    assert shared.page(CONTROL).cells[shared.layout.cell("sessions_ended_total", "/mcp", "b")] == 1
+    assert shared.page(CONTROL).cells[cell_of(shared, "sessions_ended_total", "/mcp", "b")] == 1
 
 
 def test_a_locked_session_is_not_waited_for_long(shared, table, control, ask) -> None:
@@ -255,7 +256,7 @@ def test_the_control_process_sweeps(
     monkeypatch.setattr(sweeper, "PERIOD", SECOND // 5)
     assert start(tcp).said() == "R"
     session = opened(table, time.monotonic_ns() - 60 * SECOND, 1.0)
-    cell = shared.layout.cell("sessions_ended_total", "/mcp", "a")
+    cell = cell_of(shared, "sessions_ended_total", "/mcp", "a")
     deadline = time.monotonic() + DEADLINE
     while not shared.page(CONTROL).cells[cell]:
         assert time.monotonic() < deadline, "no sweep"

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from shadowcat.cli.status import render, status
 from shadowcat.shm.shared import worker_number
+from shadowcat.testing.host import cell_of
 
 
 def invoke(*arguments: str, **environ: str):
@@ -27,14 +28,14 @@ def admin(listener: socket.socket) -> str:
 
 @pytest.fixture
 def traffic(shared, full_start) -> None:
-    cells, layout = shared.page(worker_number(1)).cells, shared.layout
-    cells[layout.statuses("/mcp") + 200] = 1234
-    cells[layout.cell("connections")] = 56
-    cells[layout.cell("upstream_requests_total", "/mcp", "b")] = 789
-    cells[layout.cell("refusals_total", "no_route")] = 3
-    cells[layout.cell("sessions_created_total", "/mcp", "b")] = 4321
-    cells[layout.cell("sessions_ended_total", "/mcp", "b")] = 1111
-    cells[layout.cell("session_recoveries_total", "/other")] = 17
+    cells = shared.page(worker_number(1)).cells
+    cells[cell_of(shared, "requests_total", "/mcp") + 200] = 1234
+    cells[cell_of(shared, "connections")] = 56
+    cells[cell_of(shared, "upstream_requests_total", "/mcp", "b")] = 789
+    cells[cell_of(shared, "refusals_total", "no_route")] = 3
+    cells[cell_of(shared, "sessions_created_total", "/mcp", "b")] = 4321
+    cells[cell_of(shared, "sessions_ended_total", "/mcp", "b")] = 1111
+    cells[cell_of(shared, "session_recoveries_total", "/other")] = 17
     shared.host.set_addresses(b'{"listen":["127.0.0.1:43121"]}')
 
 

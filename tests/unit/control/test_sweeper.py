@@ -14,6 +14,7 @@ from shadowcat.shm.locks import LockBusyError
 from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.page import State
 from shadowcat.shm.shared import CONTROL, Shared, worker_number
+from shadowcat.testing.host import cell_of
 
 from .people import SECOND, opened
 
@@ -65,7 +66,7 @@ class Host:
         self.clock = Clock(BEGIN)
         self.table = Watched(self.shared.sessions_for(CONTROL))
         self.worker = self.shared.sessions_for(ONE)
-        self.closer = Closer(self.config, self.shared, self.table)
+        self.closer = Closer(self.shared, self.table)
         self.sweeper = Sweeper(self.table, self.closer, self.recount, self.clock)
 
     def recount(self) -> None:
@@ -99,7 +100,7 @@ class Host:
         return [argument & 0xFFFFFF for _, _, argument in told]
 
     def ended(self, *labels: str) -> int:
-        return self.shared.page(CONTROL).cells[self.shared.layout.cell("sessions_ended_total", *labels)]
+        return self.shared.page(CONTROL).cells[cell_of(self.shared, "sessions_ended_total", *labels)]
 
     def dropped(self) -> int:
         return self.shared.page(CONTROL).cells[self.shared.layout.cell("mail_dropped_total")]

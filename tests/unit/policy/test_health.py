@@ -2,7 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from shadowcat.policy.health import STALE, Health, barred_until, health_of, note
+from shadowcat.policy.health import (
+    STALE,
+    Health,
+    barred_until,
+    checked_at,
+    first_check,
+    health_of,
+    jittered,
+    note,
+)
 
 S = 1_000_000_000
 INTERVAL = 30.0
@@ -95,3 +104,24 @@ def test_a_short_silence_is_none() -> None:
     checked.run("--")
     checked.now += round(INTERVAL * S)  # One check is missing, as where control was restarted.
     assert checked.run("-") == [Health.DOWN]
+
+
+def test_the_first_check_of_a_newcomer() -> None:
+    now = 1000 * S
+    # Nothing is known, or nothing any more: at once, but not all in one moment.
+    for word in (0, note(0, passed=True, healthy_after=1, unhealthy_after=1, interval=30, now=900 * S)):
+        assert first_check(word, 30.0, now, 0.0) == 0
+        assert first_check(word, 30.0, now, 1.0) == 1.0
+        assert first_check(word, 0.5, now, 1.0) == 0.5
+    # Its predecessor checked ten seconds ago.
+    word = note(0, passed=True, healthy_after=1, unhealthy_after=1, interval=30, now=990 * S)
+    assert first_check(word, 30.0, now, 0.5) == pytest.approx(20.0)
+    assert first_check(word, 30.0, now, 0.0) == pytest.approx(17.0)
+    assert first_check(word, 30.0, now, 1.0) == pytest.approx(23.0)
+    # It is overdue.
+    assert first_check(word, 30.0, now + 50 * S, 0.5) == 0
+    assert checked_at(word) == 990 * S
+
+
+def test_intervals_differ_by_up_to_a_tenth() -> None:
+    assert [jittered(30.0, chance) for chance in (0.0, 0.5, 1.0)] == pytest.approx([27.0, 30.0, 33.0])

@@ -143,11 +143,12 @@ def verdict(
     *,
     waited: float = 0.0,
     is_resent: bool = False,
+    is_down: bool = False,
     section: Sessions = SECTION,
     is_recoverable: bool = True,
     recoveries: tuple[int, ...] = (),
 ) -> Verdict:
-    trouble = Trouble(method, kind, loss, waited, is_resent)
+    trouble = Trouble(method, kind, loss, waited, is_resent, is_down)
     return what_now(trouble, section, is_recoverable=is_recoverable, recoveries=recoveries, now_ns=NOW)
 
 
@@ -155,6 +156,11 @@ def verdict(
 @pytest.mark.parametrize(("method", "kind"), [(b"POST", Kind.REQUEST), (b"GET", None)])
 def test_who_waits_for_an_answer_triggers_a_recovery(method: bytes, kind: Kind | None, loss: Loss) -> None:
     assert verdict(method, kind, loss, waited=3.0) is Verdict.RECOVER
+
+
+def test_an_upstream_that_checks_have_found_down_is_not_waited_for() -> None:
+    assert verdict(loss=Loss.REFUSED) is Verdict.RETRY_SAME
+    assert verdict(loss=Loss.REFUSED, is_down=True) is Verdict.RECOVER
 
 
 @pytest.mark.parametrize("loss", Loss)

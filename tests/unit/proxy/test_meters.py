@@ -5,12 +5,11 @@ from bisect import bisect_left
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shadowcat.config.model import Config, Route, Upstream
+from shadowcat.config.model import Config
 from shadowcat.proxy.meters import RouteMeters, UpstreamMeters
 from shadowcat.shm.counters import BOUNDS, Layout
 
-ROUTE = Route(path="/mcp", upstreams=[Upstream(url="http://127.0.0.1:3001/mcp", name="a")])
-LAYOUT = Layout(Config(routes=[ROUTE]))
+LAYOUT = Layout(Config(max_routes=2, max_upstreams=3, routes=[]))
 DURATIONS = st.lists(st.floats(0, 2000) | st.sampled_from(BOUNDS[:-1]), max_size=60)
 
 
@@ -21,7 +20,7 @@ def page() -> memoryview:
 @given(DURATIONS, DURATIONS)
 def test_durations_are_counted_in_their_buckets(first: list[float], second: list[float]) -> None:
     cells = page()
-    meters = RouteMeters(LAYOUT, ROUTE, cells)
+    meters = RouteMeters(LAYOUT, 1, cells)
     for durations in (first, second):
         for duration in durations:
             meters.durations.append(duration)
@@ -29,28 +28,28 @@ def test_durations_are_counted_in_their_buckets(first: list[float], second: list
     expected = [0] * len(BOUNDS)
     for duration in first + second:
         expected[bisect_left(BOUNDS, duration)] += 1
-    base = LAYOUT.histogram("request_duration_seconds", "/mcp")
+    base = LAYOUT.cell("request_duration_seconds", 1)
     assert cells[base : base + len(BOUNDS)].tolist() == expected
     assert abs(cells[base + len(BOUNDS)] / 1e9 - sum(first + second)) < 1e-6
-    assert cells[LAYOUT.cell("requests_in_flight", "/mcp")] == 100 - len(second)
+    assert cells[LAYOUT.cell("requests_in_flight", 1)] == 100 - len(second)
 
 
 def test_a_predecessors_totals_go_on() -> None:
     cells = page()
     for turn in (1, 2):
-        route = RouteMeters(LAYOUT, ROUTE, cells)
-        upstream = UpstreamMeters(LAYOUT, ROUTE, ROUTE.upstreams[0], cells)
+        route = RouteMeters(LAYOUT, 1, cells)
+        upstream = UpstreamMeters(LAYOUT, 2, cells)
         route.statuses[200] += 3
         route.statuses[502] += 1
         upstream.first_uses += 1
         upstream.reused += 4
         route.publish(started=0)
         upstream.publish(idle=0, active=0, queue=0)
-        base = LAYOUT.statuses("/mcp")
+        base = LAYOUT.cell("requests_total", 1)
         assert {status: cells[base + status] for status in (200, 404, 502)} == {
             200: 3 * turn,
             404: 0,
             502: turn,
         }
-        assert cells[LAYOUT.cell("upstream_requests_total", "/mcp", "a")] == 5 * turn
-        assert cells[LAYOUT.cell("pool_reuse_total", "/mcp", "a")] == 4 * turn
+        assert cells[LAYOUT.cell("upstream_requests_total", 2)] == 5 * turn
+        assert cells[LAYOUT.cell("pool_reuse_total", 2)] == 4 * turn

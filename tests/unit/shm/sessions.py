@@ -44,7 +44,7 @@ class Host:
 
 def record(upstream_id: bytes = b"upstream", owner: str = "10.0.0.1", **more: object) -> SessionRecord:
     return SessionRecord(
-        key=b"", principal="anonymous", owner=owner, route="/mcp", row=0, generation=0,
+        key=b"", principal="anonymous", owner=owner, route="/mcp", row=0, generation=1,
         upstream_id=upstream_id, created_ns=NOW, state=SessionState.OPEN, **more,
     )  # type: ignore[arg-type]  # fmt: skip
 

@@ -5,6 +5,7 @@ import signal
 
 from shadowcat.shm.page import State
 from shadowcat.shm.shared import CONTROL, SUPERVISOR, Shared, worker_number
+from shadowcat.testing.host import cell_of
 
 ROUNDS = 20_000
 
@@ -47,7 +48,7 @@ def test_a_reader_never_sees_half_a_store(shared, fork) -> None:
 def test_a_killed_worker_leaves_totals_but_no_levels(shared: Shared, fork) -> None:
     layout, page = shared.layout, shared.page(worker_number(1))
     total, level = layout.cell("connections_accepted_total"), layout.cell("connections")
-    queue = layout.cell("pool_queue", "/mcp", "a")
+    queue = cell_of(shared, "pool_queue", "/mcp", "a")
     read_end, write_end = os.pipe()
 
     pid = os.fork()
