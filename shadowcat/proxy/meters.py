@@ -22,6 +22,7 @@ class WorkerMeters:
 
     __slots__ = (
         "_cells",
+        "_connections",
         "_numbers",
         "client_received",
         "client_sent",
@@ -37,9 +38,9 @@ class WorkerMeters:
 
     def __init__(self, layout: Layout, cells: memoryview) -> None:
         self._cells = cells
+        self._connections = layout.cell("connections")
         self._numbers = {
             "accepted": layout.cell("connections_accepted_total"),
-            "connections": layout.cell("connections"),
             "detached": layout.cell("detached_exchanges"),
         }
         for name in _BYTES:
@@ -51,11 +52,14 @@ class WorkerMeters:
         """Count a connection."""
         self._cells[self._numbers["accepted"]] += 1
 
-    def publish(self, connections: int, detached: int) -> None:
+    def open(self, connections: int) -> None:
+        """Publish the number of clients, at once: the other workers decide by it (worker/handover.py)."""
+        self._cells[self._connections] = connections
+
+    def publish(self, detached: int) -> None:
         """Put the present levels and the bytes into the cells."""
         cells = self._cells
         numbers = self._numbers
-        cells[numbers["connections"]] = connections
         cells[numbers["detached"]] = detached
         for name in _BYTES:
             cells[numbers[name]] = getattr(self, name)

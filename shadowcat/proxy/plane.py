@@ -197,12 +197,14 @@ class DataPlane:
         """A client connected."""
         self._clients.add(client)
         self.meters.accepted()
+        self.meters.open(len(self._clients))
         if self.draining:
             client.drain()
 
     def disconnected(self, client: ClientConnection) -> None:
         """A client is gone."""
         self._clients.discard(client)
+        self.meters.open(len(self._clients))
 
     def detach(self, exchange: Exchange) -> None:
         """An exchange goes on without its client."""
@@ -249,7 +251,7 @@ class DataPlane:
             pool.close_idle()
 
     def _publish(self) -> None:
-        self.meters.publish(connections=len(self._clients), detached=len(self._detached))
+        self.meters.publish(detached=len(self._detached))
         for route in self.routes:
             route.meters.publish(route.retries.requests)
         for pool in self.pools:
