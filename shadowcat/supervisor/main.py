@@ -60,6 +60,7 @@ def supervise(
     source: Callable[[], Config] | None = None,
     timing: Timing | None = None,
     demo: Demo | None = None,
+    ends_process: bool = False,
 ) -> int:
     """Run Shadowcat until it is told to stop. Main thread only.
 
@@ -68,6 +69,7 @@ def supervise(
         source: Reads the configuration anew, for SIGHUP; None if it came from no file.
         timing: The supervisor's waits; default: the usual ones.
         demo: A demo upstream to run beside the proxy.
+        ends_process: Whether the caller exits at once with the status; then signals stay without effect.
 
     Returns:
         The exit status: 0 after a stop that was asked for, 1 if a process could not start.
@@ -102,7 +104,10 @@ def supervise(
             if demo is not None:
                 demo.on_ready(names)
 
-        status = Supervisor(shared, members, listeners, notifier, timing, on_ready).run()
+        supervisor = Supervisor(
+            shared, members, listeners, notifier, timing, on_ready, restores_signals=not ends_process
+        )
+        status = supervisor.run()
         if status == 0:
             LOGGER.info("stopped")
         return status
