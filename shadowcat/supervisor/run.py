@@ -110,6 +110,8 @@ class Supervisor:
             self._selector.close()
             if self._restores_signals:
                 self._signals.restore()
+            else:
+                self._signals.ignore()
             self._sessions.close()
         return self._status
 

@@ -41,6 +41,13 @@ class SignalPipe:
             signal.signal(number, action)
         self.close()
 
+    def ignore(self) -> None:
+        """Take no more: the interpreter, as it ends, gives handlers up, and one more signal would kill it."""
+        signal.set_wakeup_fd(-1)
+        for number in _HANDLED:
+            signal.signal(number, signal.SIG_IGN)
+        self.close()
+
     def close(self) -> None:
         """Close the pipe; a forked child calls this once it has reset its handlers."""
         os.close(self._read)
