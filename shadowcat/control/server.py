@@ -77,7 +77,7 @@ class Admin:
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 
     async def _status(self, _request: web.Request) -> web.Response:
-        body = status(self._present.snapshot, self._shared, self._table, time.monotonic_ns())
+        body = status(self._present.snapshot, self._shared, self._table, self._health, time.monotonic_ns())
         return web.Response(body=body, content_type="application/json")
 
 

@@ -11,16 +11,17 @@ An upstream without breaker and ejections has plain connections, so its requests
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 from shadowcat.errors import Refusal
 from shadowcat.http1.response import Body
 from shadowcat.policy.breaker import STATE_MASK
 from shadowcat.policy.faults import Outcome, judge_cut_off, judge_refusal, judge_status
 from shadowcat.policy.waits import LISTEN
+from shadowcat.proxy.connection_phase import Phase
 from shadowcat.proxy.outcomes import Outcomes, Trial
 from shadowcat.proxy.response_heads import ResponseTemplate
-from shadowcat.proxy.upstream import Phase, UpstreamConnection
+from shadowcat.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
     from shadowcat.proxy.plane import DataPlane
@@ -36,9 +37,7 @@ _LATE: Final = (Refusal.FIRST_BYTE_TIMEOUT, Refusal.REQUEST_TIMEOUT)
 class JudgedConnection(UpstreamConnection):
     """A connection that tells the `Outcomes` of its upstream what becomes of its exchanges."""
 
-    __slots__ = ("_began", "_failures", "_lease", "_outcomes", "_rpc_method", "_sent_at", "_totals", "_word")
-
-    is_judged: ClassVar[bool] = True
+    __slots__ = ("_began", "_failures", "_lease", "_outcomes", "_rpc_method", "_word")
 
     def __init__(self, plane: DataPlane, pool: Pool, dial: int, outcomes: Outcomes) -> None:
         """`dial` is the number under which the pool knows that this connection is being made."""
@@ -46,13 +45,10 @@ class JudgedConnection(UpstreamConnection):
         self._outcomes = outcomes
         self._word = outcomes.word
         self._failures = outcomes.failures
-        self._totals = pool.meters
         self._began = _JUDGED
         """The word of the breaker when the request was sent."""
         self._lease = 0
         """Of a trial; 0 again as soon as its end is known."""
-        self._sent_at = 0.0
-        """When the request was sent; 0 once the head of its answer has been looked at."""
         self._rpc_method: str | None = None
         """Of the request whose answer is a stream."""
 
@@ -61,16 +57,11 @@ class JudgedConnection(UpstreamConnection):
         self._began = word = self._word[0]
         if word & STATE_MASK:
             self._began, self._lease = self._outcomes.trial(exchange) or (word, 0)
-        self._sent_at = self._plane.clock()
         UpstreamConnection.begin(self, exchange)  # `super` takes three times as long.
+        self._sent_at = self._plane.clock()  # Of each, because latencies are compared.
 
     def _finish(self, rest: bytes) -> None:
         """The answer is complete."""
-        sent_at = self._sent_at
-        if sent_at:  # All of it came at once.
-            totals = self._totals
-            totals.responses += 1
-            totals.seconds += self._plane.clock() - sent_at
         if self._failures.in_a_row or self._lease:
             self._conclude(_SUCCESS)
         UpstreamConnection._finish(self, rest)  # noqa: SLF001 (its own)
@@ -98,13 +89,9 @@ class JudgedConnection(UpstreamConnection):
         super().abandon()
 
     def _judge_head(self, exchange: Job, head: ResponseTemplate) -> None:
-        sent_at = self._sent_at
-        if not sent_at:
+        if not self._sent_at:
             return
-        self._sent_at = 0.0
-        totals = self._totals
-        totals.responses += 1
-        totals.seconds += self._plane.clock() - sent_at
+        self._time()
         rpc_method = None
         if head.event_stream:
             rpc_method = exchange.rpc_method

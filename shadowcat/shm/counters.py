@@ -93,7 +93,7 @@ FAMILIES: Final = (
     Family(
         "upstream_responses_total",
         Kind.COUNTER,
-        "Answers whose head an upstream has sent, where it has a breaker or may be ejected",
+        "Answers of an upstream that were timed: all where it has a breaker or may be ejected, else some",
         _UPSTREAM,
     ),
     Family(
