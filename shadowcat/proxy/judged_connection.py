@@ -17,7 +17,6 @@ from shadowcat.errors import Refusal
 from shadowcat.http1.response import Body
 from shadowcat.policy.breaker import STATE_MASK
 from shadowcat.policy.faults import Outcome, judge_cut_off, judge_refusal, judge_status
-from shadowcat.policy.waits import LISTEN
 from shadowcat.proxy.connection_phase import Phase
 from shadowcat.proxy.outcomes import Outcomes, Trial
 from shadowcat.proxy.response_heads import ResponseTemplate
@@ -92,12 +91,7 @@ class JudgedConnection(UpstreamConnection):
         if not self._sent_at:
             return
         self._time()
-        rpc_method = None
-        if head.event_stream:
-            rpc_method = exchange.rpc_method
-            if rpc_method == LISTEN or exchange.method == b"GET":
-                self._conclude(_SUCCESS)
-        self._rpc_method = rpc_method
+        self._rpc_method = exchange.rpc_method if head.event_stream else None
         if head.status >= 400 or self._lease:
             self._judge_status(exchange, head)
 

@@ -154,12 +154,7 @@ class Outcomes:
         word = self.word[0]
         if trial is not None:
             self._settle(Event.FAILED, trial, why)
-        # What began before the breaker closed is of the trouble that is over.
-        elif (
-            exchange.refused_at == inf
-            and not word & STATE_MASK
-            and exchange.started * _NANOSECONDS >= closed_at(word)
-        ):
+        elif exchange.refused_at == inf and not word & STATE_MASK:
             self._count(word, why, is_sent=False)
 
     def failed(self, trial: Trial, why: str) -> None:

@@ -33,7 +33,7 @@ from .breakers import (
     succeed,
     times_opened,
 )
-from .sessions import INITIALIZE, answer, sibling
+from .sessions import INITIALIZE, answer, caller_at, sibling
 from .stage import MODERN, STREAM, Stage, bare, chunk, message, post, split, stage
 
 
@@ -106,7 +106,21 @@ def test_connecting_that_takes_too_long_opens_it() -> None:
         assert is_open(proxy)
 
 
-def test_another_proxys_own_retries_count_too() -> None:
+def test_answers_that_are_known_by_heart_count_too() -> None:
+    section = Breaker(consecutive_failures=10)
+    with stage(breaker=section) as proxy:
+        for _ in range(10):
+            client, upstream = asked(proxy)
+            assert upstream is not None
+            upstream.send(status("503 No"))
+            proxy.settle()
+            client.abort()
+            proxy.settle()
+        assert len(proxy.loop.dialled) == 1
+        assert is_open(proxy)
+
+
+def test_second_tries_count_too() -> None:
     with stage(breaker=SECTION, retry={"attempts": 2}) as proxy:
         for _ in range(2):
             client, upstream = asked(proxy, LIST)
@@ -275,6 +289,24 @@ def test_who_waits_for_a_connection_is_turned_away() -> None:
             assert (got.status, got.header("Retry-After")) == (503, str(OPEN_FOR))
         proxy.settle()
         assert not any(each.writes for each in proxy.upstreams)
+
+
+def test_who_waits_at_another_worker_is_turned_away() -> None:
+    with stage(breaker=SECTION, pool={"max_connections": FAILURES}, workers=2) as proxy:
+        other = sibling(proxy)
+        busy = [asked(proxy)[1] for _ in range(FAILURES)]
+        waiting = caller_at(proxy, other)
+        proxy.tell(waiting, CALL)
+        for upstream in busy:
+            assert upstream is not None
+            upstream.reset()
+        for pool in other.routes[0].pools:
+            pool.publish()  # Its clock does not run.
+        (got,) = split(waiting.take())
+        assert (got.status, got.header("Retry-After")) == (503, str(OPEN_FOR))
+        proxy.settle()
+        assert not any(each.writes for each in proxy.upstreams)
+        waiting.abort()
 
 
 # One for the host

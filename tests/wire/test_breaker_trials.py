@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from shadowcat.config.model import Route, Upstream
+from shadowcat.config.model import Breaker, Route, Upstream
+from shadowcat.config.units import Duration
+from shadowcat.policy.breaker import Event
 from shadowcat.shm.locks import Locks
 from shadowcat.shm.shared import SUPERVISOR, worker_number
 from shadowcat.testing.loopback import Peer
@@ -32,7 +34,7 @@ from .breakers import (
     times_opened,
 )
 from .servers import TOOL, Servers, lose
-from .sessions import INITIALIZE, answer, in_session, named, open_session, sibling
+from .sessions import INITIALIZE, answer, in_session, named, open_session, sibling, turn
 from .stage import MODERN, OK, STREAM, Stage, bare, chunk, message, post, split, stage
 
 
@@ -150,6 +152,27 @@ def test_a_trial_that_hangs_loses_its_place(proxy: Stage) -> None:
         # It still tells how it went.
         reset(proxy, hanging[0][1])
         assert times_opened(proxy) == 2
+
+
+def test_a_trial_of_another_time_has_no_say(proxy: Stage) -> None:
+    (_, hanging), (_, failing) = half_open(proxy)
+    reset(proxy, failing)
+    proxy.advance(OPEN_FOR + 0.1)
+    ((_, present), _) = trials(proxy)
+    reset(proxy, hanging)
+    assert times_opened(proxy) == 2
+    succeed(proxy, present)
+    trials(proxy, 1)
+
+
+def test_a_session_that_is_unknown_is_an_answer() -> None:
+    with stage(breaker=SECTION, sessions={"recovery": "expire"}, retry={"attempts": 1}) as proxy:
+        sessions = [open_session(proxy, f"up-{number}") for number in range(TRIALS)]
+        opened(proxy)
+        proxy.advance(OPEN_FOR + 0.1)
+        for session in sessions:
+            assert turn(proxy, in_session(session), answer(b"{}", status="404 No")).answer.status == 404
+        trials(proxy, 10)
 
 
 def test_trials_of_a_worker_that_died_are_given_back(proxy: Stage) -> None:
@@ -347,6 +370,36 @@ def test_a_session_is_brought_back_past_an_open_breaker() -> None:
         servers.forget()
         assert servers.ping(session).status == 200
         assert {each.host for each in servers.seen} == {home}
+
+
+def test_a_session_is_brought_back_elsewhere_if_all_trials_are_taken() -> None:
+    section = Breaker(open_for=Duration(60), half_open_requests=1)
+    with stage(upstreams=3, breaker=section, balance={"strategy": "healthy_first"}) as proxy:
+        servers = Servers(proxy)
+        session = servers.open()
+        locks = Locks(proxy._shared._region)
+        breakers = proxy._shared.breakers_with(locks, worker_number(0))
+        now = int(proxy.loop.time() * 1e9)
+        breakers.step(1, Event.TRIPPED, section, now - 61 * 10**9)
+        assert breakers.step(1, Event.ASKED, section, now).lease
+        locks.close()
+        servers.forget()
+        servers.initialize_answers["a.example:3001"] = answer(b"{}", status="500 No")
+        servers.seen.clear()
+        assert servers.ping(session).status == 200
+        assert [each.host[0] for each in servers.seen if each.host] == list("aaccc")
+
+
+def test_what_only_one_can_serve_goes_nowhere_else() -> None:
+    with stage(upstreams=2, breaker=SECTION, retry={"attempts": 1}) as proxy:
+        created = b'{"jsonrpc":"2.0","id":7,"result":{"resultType":"task","taskId":"t-1","status":"working"}}'
+        home = turn(proxy, CALL, answer(created)).host[0]
+        presents = post(b'{"jsonrpc":"2.0","id":7,"method":"tasks/get","params":{"taskId":"t-1"}}', MODERN)
+        assert {where(proxy, presents) for _ in range(4)} == {home}
+        open_one(proxy, home)
+        got = kept_away(proxy, presents)
+        assert got is not None
+        assert got.error["error"]["data"]["upstream"] == f"{home}.example:3001"
 
 
 # What it rests on
