@@ -9,7 +9,19 @@ from msgspec.structs import replace
 from shadowcat.config.model import Breaker, Config, Outlier
 from shadowcat.config.units import Duration
 
-from .breakers import CALL, FAILURES, OPEN_FOR, SECTION, asked, fail, is_open, opened, succeed, times_opened
+from .breakers import (
+    CALL,
+    FAILURES,
+    OPEN_FOR,
+    SECTION,
+    TRIALS,
+    asked,
+    fail,
+    is_open,
+    opened,
+    succeed,
+    times_opened,
+)
 from .stage import Stage, stage
 
 
@@ -81,3 +93,21 @@ def test_what_the_proxy_cuts_is_not_the_upstreams_fault() -> None:
         assert {upstream.ending for _, upstream in begun if upstream is not None} == {"aborted"}
         assert not is_open(proxy)
         assert times_opened(proxy) == 0
+
+
+def test_trials_that_the_proxy_cuts_are_given_back() -> None:
+    with stage(breaker=SECTION, retry={"attempts": 1}) as proxy:
+        opened(proxy)
+        proxy.advance(OPEN_FOR + 0.1)
+        sent = asked(proxy)[1]
+        assert sent is not None
+        proxy.loop.answering = False
+        for _ in range(TRIALS - 1):
+            assert asked(proxy)[1] is None
+        assert is_open(proxy)
+        proxy.plane.routes[0].pools[0].abort()
+        proxy.loop.answering = True
+        proxy.advance(5.2)  # The dial ends, of which nobody waits any more.
+        for _ in range(TRIALS):
+            assert asked(proxy)[1] is not None
+        assert is_open(proxy)

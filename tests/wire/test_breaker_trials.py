@@ -154,15 +154,16 @@ def test_a_trial_that_hangs_loses_its_place(proxy: Stage) -> None:
         assert times_opened(proxy) == 2
 
 
-def test_a_trial_of_another_time_has_no_say(proxy: Stage) -> None:
-    (_, hanging), (_, failing) = half_open(proxy)
-    reset(proxy, failing)
-    proxy.advance(OPEN_FOR + 0.1)
-    ((_, present), _) = trials(proxy)
-    reset(proxy, hanging)
-    assert times_opened(proxy) == 2
-    succeed(proxy, present)
-    trials(proxy, 1)
+def test_a_trial_of_another_time_has_no_say() -> None:
+    with stage(breaker=SECTION) as proxy:
+        (_, hanging), (_, failing) = half_open(proxy)
+        reset(proxy, failing)
+        proxy.advance(OPEN_FOR + 0.1)
+        ((_, present), _) = trials(proxy)
+        reset(proxy, hanging)
+        assert times_opened(proxy) == 2
+        succeed(proxy, present)
+        trials(proxy, 1)
 
 
 def test_a_session_that_is_unknown_is_an_answer() -> None:
