@@ -1,7 +1,7 @@
 """Connections whose exchanges tell how their upstream is.
 
     begin --> head --> end: it has answered
-      |        |  +--> broken off, too late: it has failed; an endless stream was judged by its head
+      |        |  +--> broken off, too late: it has failed, unless the stream has no end of its own
       |        +--> 502, 503, 504: it has failed
       +--> no head: it has failed, or it is not known why not
 
