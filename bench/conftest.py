@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from pytest_benchmark.logger import PytestBenchmarkWarning
 
-from shadowcat.config.model import Config, Http, Route, Sessions, Upstream
+from shadowcat.config.model import Breaker, Config, Http, Outlier, Route, Sessions, Upstream
 from shadowcat.testing.loopback import Loopback, Peer
 
 CALL = (
@@ -100,8 +100,15 @@ class Pair:
 
 
 @pytest.fixture
-def loopback() -> Iterator[Loopback]:
-    route = Route(upstreams=[Upstream(url="http://127.0.0.1:3001/mcp")])
+def watched() -> bool:
+    """Whether the upstream has a breaker and may be ejected."""
+    return False
+
+
+@pytest.fixture
+def loopback(watched: bool) -> Iterator[Loopback]:
+    sections = {"breaker": Breaker(), "outlier": Outlier()} if watched else {}
+    route = Route(upstreams=[Upstream(url="http://127.0.0.1:3001/mcp")], **sections)
     http = Http(max_requests=10**9)  # One connection serves a whole benchmark.
     sessions = Sessions(per_principal=10**6)
     running = Loopback(Config(workers=1, admin=None, routes=[route], http=http, sessions=sessions))

@@ -56,6 +56,10 @@ def test_doubles_alone(benchmark: BenchmarkFixture, loopback: Loopback) -> None:
     benchmark(nothing)
 
 
+WATCHED = pytest.mark.parametrize("watched", [False, True], ids=["", "watched"])
+
+
+@WATCHED
 def test_json_answer(benchmark: BenchmarkFixture, loopback: Loopback) -> None:
     exchange(benchmark, loopback, [request()], answer())
 
@@ -64,6 +68,7 @@ def test_json_answer_modern(benchmark: BenchmarkFixture, loopback: Loopback) -> 
     exchange(benchmark, loopback, [modern()], answer())
 
 
+@WATCHED
 def test_json_answer_in_two_reads(benchmark: BenchmarkFixture, loopback: Loopback) -> None:
     exchange(benchmark, loopback, [request()], answer()[:-50], answer()[-50:])
 
@@ -82,6 +87,7 @@ def test_many_sessions(benchmark: BenchmarkFixture, loopback: Loopback, sessions
     exchange(benchmark, loopback, requests, answer())
 
 
+@WATCHED
 def test_sse_answer(benchmark: BenchmarkFixture, loopback: Loopback) -> None:
     exchange(benchmark, loopback, [request()], STREAM + chunk(EVENT) + LAST)
 

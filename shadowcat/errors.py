@@ -116,6 +116,9 @@ class Refusal(Enum):
     STREAM_TAKEN = _Row(409, _INVALID, False, "another stream of the session took over", "RFC 9110 15.5.10")
     # Upstream: the request was good, its answer is not to be had.
     NO_UPSTREAM = _Row(503, _INTERNAL, False, "no upstream can take this now", "RFC 9110 15.6.4", None, 5)
+    BREAKER_OPEN = _Row(
+        503, _INTERNAL, False, "upstream keeps failing, so nothing was sent to it", "RFC 9110 15.6.4", None, 1
+    )
     CONNECT_FAILED = _Row(502, _INTERNAL, False, "upstream refused the connection", "RFC 9110 15.6.3")
     CONNECT_TIMEOUT = _Row(504, _INTERNAL, False, "connecting to upstream timed out", "RFC 9110 15.6.5")
     RESET = _Row(502, _INTERNAL, False, "upstream closed before answering", "RFC 9110 15.6.3")
@@ -125,6 +128,9 @@ class Refusal(Enum):
     REQUEST_TIMEOUT = _Row(504, _INTERNAL, False, "the request took too long", "RFC 9110 15.6.5")
     QUEUE_TIMEOUT = _Row(
         503, _INTERNAL, False, "all connections to upstream are busy", "RFC 9110 15.6.4", None, 1
+    )
+    QUEUE_FULL = _Row(
+        503, _INTERNAL, False, "too many wait for a connection to upstream", "RFC 9110 15.6.4", None, 1
     )
     # fmt: on
 

@@ -62,7 +62,9 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def ask(address: Address, path: str, member: str, method: str = "GET") -> Answer:
+def ask(
+    address: Address, path: str, member: str, method: str = "GET", body: Document | None = None
+) -> Answer:
     """Send one request to the admin listener.
 
     Args:
@@ -70,6 +72,7 @@ def ask(address: Address, path: str, member: str, method: str = "GET") -> Answer
         path: The path and query.
         member: What a document of status 200 must have, so that another server's is not taken for ours.
         method: The HTTP method.
+        body: A document to send.
 
     Raises:
         click.ClickException: Nothing answers there, or something else does.
@@ -80,12 +83,15 @@ def ask(address: Address, path: str, member: str, method: str = "GET") -> Answer
         else _UnixConnection(address.unix_path)
     )
     try:
-        connection.request(method, path)
+        if body is None:
+            connection.request(method, path)
+        else:
+            connection.request(method, path, orjson.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
-        body = answer.read()
+        data = answer.read()
         document: Document = {}
         if answer.getheader("Content-Type", "").startswith("application/json"):
-            document = orjson.loads(body)
+            document = orjson.loads(data)
         if answer.status == 200 and member not in document:
             raise ValueError(f"no {member} in its answer")
     except OSError as error:
@@ -114,3 +120,30 @@ def get(address: Address, path: str, member: str) -> Document:
             f"{address} answered {answer.status} {answer.reason}: is that Shadowcat's admin listener?"
         )
     return answer.document
+
+
+def change(address: Address, path: str, method: str, body: Document | None = None) -> Document:
+    """What has become of a change of the configuration; see `ask`.
+
+    Raises:
+        click.ClickException: It was refused, and why.
+    """
+    answer = ask(address, path, "version", method, body)
+    if answer.status != 200:
+        raise click.ClickException(
+            answer.document.get("detail", f"{address} answered {answer.status} {answer.reason}")
+        )
+    return answer.document
+
+
+def report(document: Document, *, as_json: bool) -> None:
+    """Print what has become of a change of the configuration."""
+    if as_json:
+        click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+        return
+    for path in document["changed"]:
+        click.echo(f"changed: {path}")
+    if not document["changed"]:
+        click.echo("nothing changed")
+    for path in document["restart_needed"]:
+        click.echo(f"needs a restart: {path}", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import click
 import orjson
@@ -72,6 +73,8 @@ def render(document: Document, before: Document | None = None) -> RenderableType
         _processes(document, before, seconds),
         "",
         _routes(document, before, seconds),
+        "",
+        _upstreams(document, before, seconds),
         *_refusals(document),
     )
 
@@ -121,46 +124,73 @@ def _all_processes(document: Document) -> list[Document]:
 
 
 def _routes(document: Document, before: Document | None, seconds: float) -> Table:
-    requests = "requests/s" if before else "requests"
-    shown = table(
-        "Routes and upstreams",
-        requests,
-        "in flight",
-        "mean",
-        "statuses",
-        "sessions",
-        "idle",
-        "queue",
-        "dials",
-        "failed",
-    )
+    shown = table("Routes", _requests(before), "in flight", "mean", "statuses")
     old_routes = {route["path"]: route for route in before["routes"]} if before else {}
     for route in document["routes"]:
-        old_route = old_routes.get(route["path"], {})
         statuses = " ".join(f"{code}:{count}" for code, count in route["statuses"].items())
-        mean = route["mean_duration_seconds"]
         shown.add_row(
             route["path"],
-            _count(route, old_route if before else None, seconds),
+            _count(route, old_routes.get(route["path"], {}) if before else None, seconds),
             str(route["in_flight"]),
-            "-" if mean is None else f"{mean * 1000:.1f} ms",
+            _milliseconds(route["mean_duration_seconds"]),
             statuses or "-",
         )
-        old_upstreams = {upstream["name"]: upstream for upstream in old_route.get("upstreams", [])}
-        for upstream in route["upstreams"]:
-            shown.add_row(
-                f"  {upstream['name']}",
-                _count(upstream, old_upstreams.get(upstream["name"], {}) if before else None, seconds),
-                str(upstream["pool_active"]),
-                "",
-                "",
-                str(upstream["sessions"]),
-                str(upstream["pool_idle"]),
-                str(upstream["pool_queue"]),
-                str(upstream["pool_dials"]),
-                str(upstream["pool_dial_failures"]),
-            )
     return shown
+
+
+def _upstreams(document: Document, before: Document | None, seconds: float) -> Table:
+    shown = table(
+        "Upstreams", "state", "weight", _requests(before), "share", "latency", "active", "sessions", "idle",
+        "queue", "dials", "failed",
+    )  # fmt: skip
+    old = {(route, upstream["name"]): upstream for route, upstream in _all_upstreams(before)}
+    several = len(document["routes"]) > 1
+    for route, upstream in _all_upstreams(document):
+        share = upstream.get("share")
+        shown.add_row(
+            f"{route} {upstream['name']}" if several else upstream["name"],
+            _state(upstream),
+            str(upstream["weight"]),
+            _count(upstream, old.get((route, upstream["name"]), {}) if before else None, seconds),
+            "-" if share is None else f"{share:.0%}",
+            _milliseconds(upstream["mean_response_seconds"]),
+            str(upstream["pool_active"]),
+            str(upstream["sessions"]),
+            str(upstream["pool_idle"]),
+            str(upstream["pool_queue"]),
+            str(upstream["pool_dials"]),
+            str(upstream["pool_dial_failures"]),
+        )
+    return shown
+
+
+def _all_upstreams(document: Document | None) -> Iterator[tuple[str, Document]]:
+    if document is None:
+        return
+    for route in document["routes"]:
+        for upstream in route["upstreams"]:
+            yield route["path"], upstream
+    for upstream in document["leaving"]:
+        yield upstream["route"], upstream
+
+
+def _state(upstream: Document) -> str:
+    """Its state, and what goes with that: for how long, or why."""
+    state = str(upstream["state"])
+    left = {"draining": upstream["drained_in_seconds"], "ejected": upstream["ejected_for_seconds"]}.get(state)
+    if left is not None:
+        return f"{state}, {span(left)}"
+    if state == "down" and upstream["health"]["cause"]:
+        return f"{state}: {upstream['health']['cause']}"
+    return f"breaker {state.replace('_', '-')}" if state in ("open", "half_open") else state
+
+
+def _requests(before: Document | None) -> str:
+    return "requests/s" if before else "requests"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.1f} ms"
 
 
 def _count(row: Document, old: Document | None, seconds: float) -> str:

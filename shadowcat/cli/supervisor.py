@@ -30,9 +30,9 @@ def main(options: Options) -> None:
             from shadowcat.supervisor.demo import open_demo
 
             demo, url = open_demo()
-            sys.exit(supervise(options.load(os.environ, url), demo=demo))
+            sys.exit(supervise(options.load(os.environ, url), demo=demo, ends_process=True))
         load = partial(options.load, os.environ)
-        sys.exit(supervise(load(), source=load))
+        sys.exit(supervise(load(), source=load, ends_process=True))
     except ConfigError as error:
         click.echo(f"shadowcat-supervisor: {error}", err=True)
         sys.exit(_BAD_CONFIG)

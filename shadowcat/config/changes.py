@@ -16,21 +16,31 @@ from shadowcat.config.urls import upstream_name
 from shadowcat.config.validate import validate
 from shadowcat.errors import ConfigError
 
-RELOADABLE: Final = ("routes", "upstream_drain_timeout")
-"""Keys that take effect while Shadowcat runs, with all that is below them. Every other one needs a restart:
+RELOADABLE: Final = (
+    "routes",
+    "upstream_drain_timeout",
+    "public_url",
+    "allowed_hosts",
+    "allowed_origins",
+    "trusted_proxies",
+    "http",
+    "sessions",
+)
+"""Keys that take effect while Shadowcat runs, with all that is below them but for `FIXED`. Every other one
+needs a restart:
 
     listen, admin, backlog     the supervisor opens the sockets before it forks, and every slot inherits them
     insecure                   permits what `listen` says, which stays as it is
     workers, max_upstreams,    the size of shared memory, which is sealed
-      max_routes,
-      sessions.capacity
+      max_routes
     cpu_affinity,              what a process is given when it is forked, or what the supervisor itself goes
       drain_timeout, log         by; it does not read the file again
-    public_url,                every open client connection has parsed heads that were judged by them
-      allowed_hosts, allowed_origins, trusted_proxies
-    http                       every open client connection goes by the limits that it began with
-    sessions, access_log       the session table and the log's writer are made with them
+    access_log                 the log's writer is made with it
+
+Time-outs and limits of `http` hold for connections that are opened from then on.
 """
+FIXED: Final = ("sessions.capacity",)
+"""Keys below a reloadable one that are not: the size of shared memory, again."""
 
 _NAMES: Final[dict[type, Callable[[Any], str]]] = {
     Route: lambda route: route.path,
@@ -165,6 +175,7 @@ def applicable(old: Config, new: Config) -> Config:
         ConfigError: The two do not go together.
     """
     mixed = replace(old, **{key: getattr(new, key) for key in RELOADABLE})
+    mixed = replace(mixed, sessions=replace(mixed.sessions, capacity=old.sessions.capacity))
     validate(mixed)
     return mixed
 
@@ -220,4 +231,6 @@ def _by_name(value: Any) -> dict[str, Any] | None:
 
 
 def _is_reloadable(path: str) -> bool:
-    return any(path == key or path.startswith((f"{key}.", f"{key}[")) for key in RELOADABLE)
+    return path not in FIXED and any(
+        path == key or path.startswith((f"{key}.", f"{key}[")) for key in RELOADABLE
+    )

@@ -55,6 +55,8 @@ class Upstream(Section, frozen=True, kw_only=True):
     era: Literal["legacy", "modern", "dual", "unknown"] = "unknown"
     """What it speaks: sessions (until 2025-11-25), the stateless form (from 2026-07-28), or both. It gets
     requests of its own era only; unknown: of both."""
+    max_connections: Positive | None = None
+    """Most connections to it, in place of the `pool.max_connections` of its route."""
     tls: Tls | None = None
     credential: Credential | None = None
 
@@ -63,12 +65,18 @@ class Pool(Section, frozen=True, kw_only=True):
     """Connections to one upstream. Counts are for the whole machine, all workers together."""
 
     max_connections: Positive = 1000
+    """Most connections at a time, idle ones included. A request that would need another one waits."""
+    max_queue: Annotated[int, Meta(ge=0)] = 1024
+    """Most requests that wait for one; those beyond are refused at once."""
     idle_timeout: Duration = Duration(4)
     """How long an idle connection is kept. Stay below the server's own limit (uvicorn and Node: 5 s)."""
     connect_timeout: Duration = Duration(5)
     """Bounds name resolution, connect and TLS handshake together."""
     queue_timeout: Duration = Duration(5)
     """How long a request waits for a connection once `max_connections` are busy."""
+    max_age: Duration = Duration(300)
+    """A connection that old serves no further request, so that changed addresses and new instances behind
+    them are found. What is being answered then is not disturbed, however long that takes."""
 
 
 class Timeouts(Section, frozen=True, kw_only=True):

@@ -21,9 +21,20 @@ _QUANTITY: Final = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*",
 
 
 class Duration(float):
-    """A length of time in seconds; written ``250ms``, ``30s``, ``10m``, ``24h`` or ``7d``."""
+    """A length of time in seconds; written ``250ms``, ``30s``, ``10m``, ``24h`` or ``7d``.
+
+    In Python it is made of such a text, or of a number of seconds: ``Duration("30s") == Duration(30)``.
+    """
 
     __slots__ = ()
+
+    def __new__(cls, value: str | float = 0.0) -> Duration:
+        """Read text as `parse` does; take a number as it is.
+
+        Raises:
+            ValueError: The text is no duration.
+        """
+        return cls.parse(value) if isinstance(value, str) else super().__new__(cls, value)
 
     @classmethod
     def parse(cls, text: str | float) -> Duration:
@@ -40,9 +51,20 @@ class Duration(float):
 
 
 class Size(int):
-    """A number of bytes; written ``512B``, ``64KiB``, ``10MiB``, or decimal ``10MB``."""
+    """A number of bytes; written ``512B``, ``64KiB``, ``10MiB``, or decimal ``10MB``.
+
+    In Python it is made of such a text, or of a number: ``Size("4KiB") == Size(4096)``.
+    """
 
     __slots__ = ()
+
+    def __new__(cls, value: str | int = 0) -> Size:
+        """Read text as `parse` does; take a number as it is.
+
+        Raises:
+            ValueError: The text is no size, or not a whole number of bytes.
+        """
+        return cls.parse(value) if isinstance(value, str) else super().__new__(cls, value)
 
     @classmethod
     def parse(cls, text: str | float) -> Size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_network
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -20,7 +21,7 @@ from shadowcat.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from shadowcat.config.model import Upstream
+    from shadowcat.config.model import Breaker, Outlier, Upstream
 
 MAY_BE_ZERO: Final = frozenset({"drain_timeout", "idle_timeout", "queue_timeout", "detached", "leeway"})
 """Durations where 0 has a meaning: at once, or not at all. Elsewhere it would refuse every request."""
@@ -38,6 +39,9 @@ PATH_LIMIT: Final = 200
 
 SHORTEST_INTERVAL: Final = Duration(0.1)
 """Of health checks."""
+
+SHORTEST_COUNT: Final = Duration(1)
+"""Of what is counted by all workers together."""
 
 LONGEST: Final = Duration(365 * 86400)
 """Upper bound of durations: nanoseconds of it fit a 64-bit cell hundreds of times."""
@@ -63,6 +67,7 @@ def semantic_problems(config: Config) -> list[str]:
         *_limits(config),
         *_sessions(config),
         *_access_log(config),
+        *_room(config),
         *_routes(config),
     ]
 
@@ -74,11 +79,26 @@ def _mistyped(config: Config) -> Iterator[str]:
     if config.admin is None:
         plain["admin"] = None
     again = build(plain, Config, "", problems)
-    yield from problems
-    if not problems and again != config:
-        for key in config.__struct_fields__:
-            if getattr(again, key) != getattr(config, key):
-                yield f"{key}: a value of another type, such as text for a duration: use Duration.parse"
+    yield from problems or _unlike(config, again, "")
+
+
+def _unlike(value: Any, wanted: Any, path: str) -> Iterator[str]:
+    """Values that a file would have turned into those of another type."""
+    if isinstance(value, msgspec.Struct) and type(value) is type(wanted):
+        for key in value.__struct_fields__:
+            where = f"{path}.{key}" if path else key
+            yield from _unlike(getattr(value, key), getattr(wanted, key), where)
+    elif isinstance(value, list) and isinstance(wanted, list):
+        for i, pair in enumerate(zip(value, wanted, strict=True)):
+            yield from _unlike(*pair, f"{path}[{i}]")
+    elif isinstance(value, dict) and isinstance(wanted, dict) and value.keys() == wanted.keys():
+        for name, item in value.items():
+            yield from _unlike(item, wanted[name], f"{path}.{name}")
+    elif type(value) is not type(wanted) and value != wanted:
+        name = type(wanted).__name__
+        # Other values may be secrets.
+        advice = f": write {name}({value!r})" if isinstance(wanted, (Duration, Size)) else ""
+        yield f"{path}: expected {name}, got {type(value).__name__}{advice}"
 
 
 def _quantities(section: msgspec.Struct, path: str) -> Iterator[str]:
@@ -228,6 +248,14 @@ def _access_log(config: Config) -> Iterator[str]:
         yield "access_log.sample: expected a number from 0 to 1"
 
 
+def _room(config: Config) -> Iterator[str]:
+    upstreams = sum(len(route.upstreams) for route in config.routes)
+    for key, count in (("max_routes", len(config.routes)), ("max_upstreams", upstreams)):
+        most = getattr(config, key)
+        if count > most:
+            yield f"{key}: there are {count}, and the start makes room for {most}: write at least {count}"
+
+
 def _routes(config: Config) -> Iterator[str]:
     routes = config.routes
     if not routes:
@@ -246,6 +274,10 @@ def _routes(config: Config) -> Iterator[str]:
             yield from auth_problems(f"{path}.auth", route, config)
         if route.health is not None:
             yield from _health(f"{path}.health", route.health)
+        if route.breaker is not None:
+            yield from _breaker(f"{path}.breaker", route.breaker)
+        if route.outlier is not None:
+            yield from _outlier(f"{path}.outlier", route.outlier)
         names: dict[str, str] = {}
         for j, upstream in enumerate(route.upstreams):
             where = f"{path}.upstreams[{j}]"
@@ -268,6 +300,23 @@ def _hash_on(path: str, value: str) -> Iterator[str]:
         yield f"{path}: {name!r} is no header name: use ASCII letters, digits and hyphens"
     elif name.lower() in _NOT_HASHED:
         yield f"{path}: {name} is for the proxy alone, or differs in each request: name another header"
+
+
+def _breaker(path: str, breaker: Breaker) -> Iterator[str]:
+    if 0 < breaker.window < SHORTEST_COUNT:
+        yield f"{path}.window: workers tell each other what they count ten times a second: write 1s or more"
+
+
+def _outlier(path: str, outlier: Outlier) -> Iterator[str]:
+    if 0 < outlier.interval < SHORTEST_COUNT:
+        yield f"{path}.interval: workers tell each other what they count ten times a second: write 1s or more"
+    if outlier.max_ejection_time < outlier.ejection_time:
+        yield (
+            f"{path}.max_ejection_time: {outlier.max_ejection_time} is less than ejection_time"
+            f" ({outlier.ejection_time}), with which ejections begin"
+        )
+    if outlier.latency_factor == inf:
+        yield f"{path}.latency_factor: no upstream would ever be that slow: write a number such as 5"
 
 
 def _health(path: str, health: Health) -> Iterator[str]:

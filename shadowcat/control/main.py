@@ -14,11 +14,13 @@ import uvloop
 from aiohttp import web
 
 from shadowcat.config.model import Config
+from shadowcat.config.seats import Snapshot
 from shadowcat.control.clerk import Clerk
 from shadowcat.control.closer import Closer
 from shadowcat.control.fetch import Fetcher
 from shadowcat.control.health import HealthChecker
 from shadowcat.control.keys import KeyKeeper
+from shadowcat.control.outliers import Outliers
 from shadowcat.control.present import Present
 from shadowcat.control.publisher import Publisher
 from shadowcat.control.recounter import Recounter
@@ -79,10 +81,19 @@ async def _serve(
     health = HealthChecker(shared)
     fetcher = Fetcher()
     keeper = KeyKeeper(shared, fetcher)
-    publisher = Publisher(shared, present, source, [health.configure, keeper.configure])
+    breakers = shared.breakers_with(table.locks, CONTROL)
+    outliers = Outliers(shared, shared.ejections_with(table.locks, CONTROL))
+
+    def configure(snapshot: Snapshot) -> None:
+        health.configure(snapshot)
+        outliers.configure(snapshot)
+        table.configure(snapshot.config.sessions)
+        keeper.configure(snapshot)
+
+    publisher = Publisher(shared, present, breakers, source, [configure])
     retirement = Retirement(shared, present, table, closer, publisher.publish)
     runner = web.AppRunner(
-        Admin(present, shared, table, closer, health).application(),
+        Admin(present, shared, table, closer, health, publisher).application(),
         access_log=None,
         handle_signals=False,
         shutdown_timeout=_FAREWELL,
@@ -94,12 +105,12 @@ async def _serve(
     heart = _Heart(loop, page)
     sweeper = Sweeper(table, closer, Recounter(shared.sessions_for(CONTROL), loop).start)
     sweeper.start(loop)
-    health.configure(present.snapshot)
-    keeper.configure(present.snapshot)
+    configure(present.snapshot)
     clerk = Clerk(shared, present, keeper, fetcher)
     reloads = Reloads(shared, publisher)
     loop.add_signal_handler(signal.SIGHUP, reloads.wake)
-    tasks = [loop.create_task(each) for each in (retirement.run(), reloads.run(), clerk.run())]
+    work = retirement.run(), reloads.run(), outliers.run(), clerk.run()
+    tasks = [loop.create_task(each) for each in work]
     page.set_state(State.READY)
     lifeline.ready()
     await end.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -12,15 +13,20 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from shadowcat import __version__
+from shadowcat.config.urls import upstream_name
 from shadowcat.control.health import HealthChecker
+from shadowcat.control.present import Present
 from shadowcat.control.processes import members
 from shadowcat.control.readiness import complaints
 from shadowcat.control.reading import Reading
+from shadowcat.policy.breaker import state_of
 from shadowcat.policy.health import Health
+from shadowcat.policy.outlier import barred_until
 from shadowcat.shm.counters import FAMILIES, PREFIX, Family, Kind
-from shadowcat.shm.directory import Directory
 from shadowcat.shm.sessions.table import SessionTable
 from shadowcat.shm.shared import Shared, worker_number
+
+_NANOSECOND: Final = 1e-9
 
 
 class CellCollector(Collector):
@@ -28,13 +34,14 @@ class CellCollector(Collector):
 
     def __init__(
         self,
-        directory: Directory,
+        present: Present,
         shared: Shared,
         table: SessionTable,
         health: HealthChecker,
         now_ns: int,
     ) -> None:
-        self._directory = directory
+        self._directory = present.directory
+        self._snapshot = present.snapshot
         self._shared = shared
         self._table = table
         self._health = health
@@ -47,6 +54,7 @@ class CellCollector(Collector):
             yield self._family(family, reading)
         yield from self._sessions(reading)
         yield self._upstream_up()
+        yield from self._troubles()
         yield from self._processes()
         yield from self._host()
 
@@ -73,7 +81,7 @@ class CellCollector(Collector):
             return metric
         metric = _metric(family.kind, name, family.help, family.labels)
         for labels, value in reading.series(family):
-            metric.add_metric(labels, value)
+            metric.add_metric(labels, value * _NANOSECOND if family.kind is Kind.SECONDS else value)
         return metric
 
     def _sessions(self, reading: Reading) -> Iterator[Metric]:
@@ -102,6 +110,29 @@ class CellCollector(Collector):
             if states:
                 up.add_metric(labels, states != {Health.DOWN})
         return up
+
+    def _troubles(self) -> Iterator[Metric]:
+        labels = ("route", "upstream")
+        state = GaugeMetricFamily(
+            PREFIX + "breaker_state",
+            "0 closed, 1 open, 2 half-open; without a breaker no value",
+            labels=labels,
+        )
+        ejected = GaugeMetricFamily(
+            PREFIX + "upstream_ejected",
+            "1 while an upstream is ejected; where none can be no value",
+            labels=labels,
+        )
+        board = self._shared.board
+        for _, route, seats in self._snapshot.routes():
+            for upstream, seat in zip(route.upstreams, seats, strict=True):
+                names = route.path, upstream_name(upstream)
+                if route.breaker is not None:
+                    state.add_metric(names, state_of(board.breaker(seat.row)[0]))
+                if route.outlier is not None:
+                    ejected.add_metric(names, barred_until(board.ejection(seat.row)) > self._now_ns)
+        yield state
+        yield ejected
 
     def _processes(self) -> Iterator[Metric]:
         labels = ("process", "worker")
@@ -149,7 +180,7 @@ def _metric(
 
 
 def exposition(
-    directory: Directory,
+    present: Present,
     shared: Shared,
     table: SessionTable,
     health: HealthChecker,
@@ -159,7 +190,7 @@ def exposition(
     """The metrics page.
 
     Args:
-        directory: Who has which cells.
+        present: What holds now.
         shared: The shared areas.
         table: The sessions.
         health: The checks of upstreams.
@@ -170,6 +201,6 @@ def exposition(
         The body and its content type.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(CellCollector(directory, shared, table, health, now_ns))
+    registry.register(CellCollector(present, shared, table, health, now_ns))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from shadowcat.config import changes as edits
@@ -19,6 +20,8 @@ from shadowcat.control.changes import Applied
 from shadowcat.control.present import Present
 from shadowcat.errors import ConfigError
 from shadowcat.log import LOGGER
+from shadowcat.shm.breakers import Breakers
+from shadowcat.shm.locks import LockBusyError
 from shadowcat.shm.page import State
 from shadowcat.shm.shared import CONTROL, Shared, worker_number
 from shadowcat.shm.snapshots import SnapshotTooLargeError
@@ -36,6 +39,7 @@ class Publisher:
         self,
         shared: Shared,
         present: Present,
+        breakers: Breakers,
         source: Callable[[], Config] | None,
         watchers: list[Callable[[Snapshot], None]],
     ) -> None:
@@ -44,11 +48,13 @@ class Publisher:
         Args:
             shared: All shared areas.
             present: What holds now.
+            breakers: Those of the control process.
             source: Reads the configuration anew from where it came from; None if that is not possible.
             watchers: Are called after each change, with what holds from now on.
         """
         self._shared = shared
         self._present = present
+        self._breakers = breakers
         self._source = source
         self._watchers = watchers
 
@@ -102,6 +108,8 @@ class Publisher:
         for _, _, _, seat in snapshot.upstreams():
             if (seat.row, seat.generation) not in known:
                 board.clear(seat.row)
+                with suppress(LockBusyError):  # Else it begins as the one before has ended.
+                    self._breakers.replace(seat.row, time.monotonic_ns())
                 for cell in self._shared.layout.row(seat.row):
                     cells[cell] = 0
         try:

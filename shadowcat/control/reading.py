@@ -26,7 +26,7 @@ class Reading:
         ]
 
     def value(self, family: str, *labels: str) -> int:
-        """The sum of a counter or gauge."""
+        """The sum of a counter or gauge, of times in nanoseconds."""
         return self.sum(self.directory.cells(family_of(family), *labels))
 
     def series(self, family: Family) -> Iterator[tuple[tuple[str, ...], int]]:

@@ -27,6 +27,8 @@ _CHUNK: Final = 256
 _ORDERS: Final = 32
 """Most orders to one worker at a time: half of what its mailbox holds."""
 _PAUSE: Final = 0.05
+_FAREWELL: Final = 1.0
+"""Seconds for workers to tell an upstream that its sessions are over, before its connections are cut."""
 _ROUNDS: Final = 100
 """Times that the table is looked through for sessions which were ordered to end, before they are left to
 their own expiry: a worker that does not carry its orders out is replaced by then."""
@@ -71,6 +73,7 @@ class Retirement:
         idle = [seat for seat in leaving if seat not in due and self._is_idle(snapshot, seat)]
         if due:
             await self._end_sessions({(seat.row, seat.generation) for seat in due})
+            await asyncio.sleep(_FAREWELL)
         elif idle:
             idle = [seat for seat in idle if not await self._sessions_of({(seat.row, seat.generation)})]
         if not due and not idle:

@@ -11,7 +11,9 @@ from typing import Any
 import orjson
 from aiohttp import hdrs, web
 
+from shadowcat.config.changes import ConflictError, UnknownTargetError
 from shadowcat.control import guard
+from shadowcat.control.changes import Changes
 from shadowcat.control.closer import Closer
 from shadowcat.control.health import HealthChecker
 from shadowcat.control.metrics import exposition
@@ -19,6 +21,8 @@ from shadowcat.control.present import Present
 from shadowcat.control.readiness import complaints
 from shadowcat.control.sessions import SessionsApi
 from shadowcat.control.status import status
+from shadowcat.control.upstreams import UpstreamsApi
+from shadowcat.errors import ConfigError
 from shadowcat.log import LOGGER
 from shadowcat.shm.sessions.table import SessionTable
 from shadowcat.shm.shared import Shared
@@ -30,13 +34,20 @@ class Admin:
     """Answers every path of the admin listener."""
 
     def __init__(
-        self, present: Present, shared: Shared, table: SessionTable, closer: Closer, health: HealthChecker
+        self,
+        present: Present,
+        shared: Shared,
+        table: SessionTable,
+        closer: Closer,
+        health: HealthChecker,
+        changes: Changes,
     ) -> None:
         self._present = present
         self._shared = shared
         self._table = table
         self._health = health
         self._sessions = SessionsApi(present, table, closer)
+        self._upstreams = UpstreamsApi(changes)
 
     def application(self) -> web.Application:
         """The application to serve."""
@@ -46,6 +57,7 @@ class Admin:
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/api/status", self._status)
         application.router.add_routes(self._sessions.routes())
+        application.router.add_routes(self._upstreams.routes())
         return application
 
     async def _livez(self, _request: web.Request) -> web.Response:
@@ -60,12 +72,12 @@ class Admin:
     async def _metrics(self, request: web.Request) -> web.Response:
         accept = request.headers.get(hdrs.ACCEPT, "")
         body, content_type = exposition(
-            self._present.directory, self._shared, self._table, self._health, accept, time.monotonic_ns()
+            self._present, self._shared, self._table, self._health, accept, time.monotonic_ns()
         )
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 
     async def _status(self, _request: web.Request) -> web.Response:
-        body = status(self._present.snapshot, self._shared, self._table, time.monotonic_ns())
+        body = status(self._present.snapshot, self._shared, self._table, self._health, time.monotonic_ns())
         return web.Response(body=body, content_type="application/json")
 
 
@@ -89,12 +101,20 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             response = _error(error.status, error.reason)
             if hdrs.ALLOW in error.headers:
                 response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+        except ConfigError as error:
+            response = _error(_status_of(error), str(error))
         except Exception:  # noqa: BLE001  one bad answer must not take the listener down
             LOGGER.exception("admin request %s %s failed", request.method, request.path)
             response = _error(500, "internal error; the log of the control process has the cause")
     response.headers[hdrs.CACHE_CONTROL] = "no-store"
     response.headers[hdrs.SERVER] = "shadowcat"
     return response
+
+
+def _status_of(error: ConfigError) -> int:
+    if isinstance(error, UnknownTargetError):
+        return 404
+    return 409 if isinstance(error, ConflictError) else 400
 
 
 def _is_local(request: web.Request) -> bool:

@@ -11,10 +11,12 @@ from shadowcat import __version__
 from shadowcat.config import urls
 from shadowcat.config.model import Route, Upstream
 from shadowcat.config.seats import Seat, Snapshot
+from shadowcat.control.health import HealthChecker
 from shadowcat.control.processes import Member, members
 from shadowcat.control.readiness import complaints
 from shadowcat.control.reading import Reading
-from shadowcat.shm.counters import FAMILIES
+from shadowcat.control.standing import Standing
+from shadowcat.shm.counters import FAMILIES, Kind
 from shadowcat.shm.directory import Directory
 from shadowcat.shm.sessions.table import SessionTable
 from shadowcat.shm.shared import Shared, worker_number
@@ -24,7 +26,7 @@ Document = dict[str, Any]
 _UPSTREAM = {
     family.name.removeprefix("upstream_").removesuffix("_total"): family.name
     for family in FAMILIES
-    if family.labels == ("route", "upstream")
+    if family.labels == ("route", "upstream") and family.kind is not Kind.SECONDS
 }
 _HOST = {
     family.name.removesuffix("_total"): family.name
@@ -40,17 +42,21 @@ _SESSIONS = {
 }
 
 
-def status(snapshot: Snapshot, shared: Shared, table: SessionTable, now_ns: int) -> bytes:
+def status(
+    snapshot: Snapshot, shared: Shared, table: SessionTable, health: HealthChecker, now_ns: int
+) -> bytes:
     """The document as JSON: counters since the start, levels now; times in seconds, sizes in bytes.
 
     Args:
         snapshot: What the host goes by.
         shared: The shared areas.
         table: The sessions.
+        health: Checks upstreams.
         now_ns: CLOCK_MONOTONIC.
     """
     host = shared.host
     reading = Reading(shared, Directory(shared.layout, snapshot))
+    standing = Standing(shared.board, health, now_ns)
     reasons = complaints(shared, now_ns)
     processes = list(members(shared))
     document: Document = {
@@ -67,7 +73,14 @@ def status(snapshot: Snapshot, shared: Shared, table: SessionTable, now_ns: int)
             for member in processes
             if member.slot is not None
         ],
-        "routes": [_route(route, seats, reading) for _, route, seats in snapshot.routes()],
+        "routes": [_route(route, seats, reading, standing) for _, route, seats in snapshot.routes()],
+        "leaving": [
+            {
+                "route": one.route.path,
+                **_upstream(one.route, one.route.upstreams[0], one.seat, reading, standing),
+            }
+            for one in snapshot.leaving
+        ],
         "sessions": _sessions(table, reading),
         "refusals": {
             labels[0]: count
@@ -117,9 +130,16 @@ def _worker(snapshot: Snapshot, shared: Shared, member: Member, slot: int, now_n
     }
 
 
-def _route(route: Route, seats: list[Seat], reading: Reading) -> Document:
+def _route(route: Route, seats: list[Seat], reading: Reading, standing: Standing) -> Document:
     statuses = reading.statuses(route.path)
     counts, seconds = reading.histogram("request_duration_seconds", route.path)
+    upstreams = [
+        _upstream(route, upstream, seat, reading, standing)
+        for upstream, seat in zip(route.upstreams, seats, strict=True)
+    ]
+    total = sum(upstream["requests"] for upstream in upstreams)
+    for upstream in upstreams:
+        upstream["share"] = upstream["requests"] / total if total else None
     return {
         "path": route.path,
         "strategy": route.balance.strategy,
@@ -128,20 +148,19 @@ def _route(route: Route, seats: list[Seat], reading: Reading) -> Document:
         "in_flight": reading.value("requests_in_flight", route.path),
         "client_aborts": reading.value("client_aborts_total", route.path),
         "mean_duration_seconds": seconds / counts[-1] if counts[-1] else None,
-        "upstreams": [
-            _upstream(route.path, upstream, seat, reading)
-            for upstream, seat in zip(route.upstreams, seats, strict=True)
-        ],
+        "upstreams": upstreams,
     }
 
 
-def _upstream(path: str, upstream: Upstream, seat: Seat, reading: Reading) -> Document:
-    name = urls.upstream_name(upstream)
+def _upstream(route: Route, upstream: Upstream, seat: Seat, reading: Reading, standing: Standing) -> Document:
+    path, name = route.path, urls.upstream_name(upstream)
+    responses = reading.value("upstream_responses_total", path, name)
+    waited = reading.value("upstream_response_seconds_total", path, name)
     return {
         "name": name,
         "url": upstream.url,
-        "weight": upstream.weight,
-        "enabled": upstream.enabled,
-        "phase": seat.phase.name.lower(),
+        **standing.of(route, upstream, seat),
         "sessions": reading.pinned(path, name),
-    } | {key: reading.value(family, path, name) for key, family in _UPSTREAM.items()}
+        "mean_response_seconds": waited / 1e9 / responses if responses else None,
+        **{key: reading.value(family, path, name) for key, family in _UPSTREAM.items()},
+    }

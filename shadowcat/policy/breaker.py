@@ -198,8 +198,9 @@ def _reap(row: Row, data: Step) -> Taken:
     return Taken(row._replace(leases=leases))
 
 
-def _replace(row: Row, _data: Step) -> Taken:
-    return Taken(_enter(row, State.CLOSED, 0))
+def _replace(row: Row, data: Step) -> Taken:
+    # With a time, so that failures of the upstream before are not the new one's.
+    return Taken(_enter(row, State.CLOSED, data.now))
 
 
 def _set_lease(row: Row, number: int, lease: int) -> Row:

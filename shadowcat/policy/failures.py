@@ -4,7 +4,7 @@ Each worker counts into words of its own, BUCKETS per upstream, which others rea
 
     bits    field       from the low end
     22      failures    in this bucket
-    22      requests    in it, the failures included
+    22      requests    sent in it, and failures that were not even sent
     20      number      of the bucket since the clock's zero; a word with another number is old, so empty
 """
 
@@ -19,7 +19,6 @@ BUCKETS: Final = 3
 _COUNT_BITS: Final = 22
 _COUNT: Final = (1 << _COUNT_BITS) - 1
 _NUMBER: Final = (1 << 20) - 1
-_REQUEST: Final = 1 << _COUNT_BITS
 _NUMBER_SHIFT: Final = 2 * _COUNT_BITS
 _NS: Final = 1_000_000_000
 
@@ -32,16 +31,17 @@ def bucket_length(section: Breaker) -> int:
 class Failures:
     """One worker's count for one upstream."""
 
-    __slots__ = ("_at", "_base", "_empty", "_end", "_full", "_words", "bucket", "in_a_row")
+    __slots__ = ("_at", "_base", "_empty", "_end", "_words", "bucket", "in_a_row")
 
-    def __init__(self, words: MutableSequence[int], base: int) -> None:
+    def __init__(self, words: MutableSequence[int] | memoryview, base: int = 0) -> None:
         """`words[base : base + BUCKETS]` are this worker's for this upstream."""
         self._words = words
         self._base = base
         self._at = base
-        self._empty = self._full = self._end = 0
+        self._empty = self._end = 0
         self.bucket = 0
         self.in_a_row = 0
+        """To be set to 0 by whoever sees the upstream answer."""
         self.advance(0)
 
     def advance(self, bucket: int) -> None:
@@ -49,30 +49,26 @@ class Failures:
         self.bucket = bucket
         self._at = self._base + bucket % BUCKETS
         self._empty = (bucket & _NUMBER) << _NUMBER_SHIFT
-        self._full = self._empty + (_COUNT << _COUNT_BITS)
         self._end = self._empty + (1 << _NUMBER_SHIFT)
 
-    def succeeded(self) -> None:
-        """The upstream has answered."""
-        self.in_a_row = 0
-        at = self._at
-        word = self._words[at]
-        if self._empty <= word < self._full:
-            self._words[at] = word + _REQUEST  # The usual case, without a call.
-        else:
-            self._count(_REQUEST)
+    def sent(self, requests: int) -> None:
+        """So many requests have been sent since the last call: no request pays for a word of its own."""
+        if requests:
+            self._count(requests, 0)
 
-    def failed(self) -> None:
-        """It has failed."""
+    def failed(self, *, is_sent: bool = True) -> None:
+        """A request has failed; one that could not be sent is none that `sent` tells of."""
         self.in_a_row += 1
-        self._count(_REQUEST + 1)
+        self._count(0 if is_sent else 1, 1)
 
-    def _count(self, what: int) -> None:
+    def _count(self, requests: int, failures: int) -> None:
         word = self._words[self._at]
         if not self._empty <= word < self._end:
             word = self._empty
-        if word < self._full:  # After four million requests in a bucket the rate is known well enough.
-            self._words[self._at] = word + what
+        # After four million in a bucket the rate is known well enough.
+        requests = min(requests, _COUNT - (word >> _COUNT_BITS & _COUNT))
+        failures = min(failures, _COUNT - (word & _COUNT))
+        self._words[self._at] = word + (requests << _COUNT_BITS) + failures
 
 
 def trips(section: Breaker, in_a_row: int, words: Iterable[int], bucket: int, closed_at: int) -> bool:

@@ -10,6 +10,7 @@ from enum import Enum, auto
 from typing import Final
 
 from shadowcat.errors import Refusal
+from shadowcat.policy.waits import LISTEN
 
 
 class Outcome(Enum):
@@ -35,7 +36,8 @@ _REFUSALS: Final = {
     Refusal.FIRST_BYTE_TIMEOUT: _FAILURE,
     Refusal.REQUEST_TIMEOUT: _FAILURE,
 }
-_STATUSES: Final = {502: _FAILURE, 503: _FAILURE, 504: _FAILURE}
+STATUSES: Final = frozenset({502, 503, 504})
+"""By which a gateway or an overloaded server says that it cannot answer."""
 
 # How long a tool takes is nobody's fault, and a server may have its fill of sessions and serve those it has.
 _EXCEPT: Final = {
@@ -56,17 +58,16 @@ def judge_refusal(refusal: Refusal, rpc_method: str | None) -> Outcome:
 
 
 def judge_status(status: int, rpc_method: str | None) -> Outcome:
-    """Judge an exchange that the upstream answered, by the status of its answer.
-
-    Callers with a 2xx or 4xx can spare the call.
-    """
-    return _EXCEPT.get((status, rpc_method or "")) or _STATUSES.get(status, _SUCCESS)
+    """Judge an exchange that the upstream answered, by the status of its answer."""
+    if status not in STATUSES:
+        return _SUCCESS
+    return _EXCEPT.get((status, rpc_method or ""), _FAILURE)
 
 
 def judge_cut_off(http_method: bytes, rpc_method: str | None, *, timed_out: bool) -> Outcome:
     """Judge an exchange whose answer broke off after its head.
 
-    A stream of GET ends when its server restarts, hundreds of them at once; whether the server is gone will
+    An endless stream ends when its server restarts, hundreds of them at once; whether the server is gone will
     be seen by the next request.
 
     Args:
@@ -74,6 +75,6 @@ def judge_cut_off(http_method: bytes, rpc_method: str | None, *, timed_out: bool
         rpc_method: As above.
         timed_out: Whether the proxy ended it, because the answer took too long.
     """
-    if http_method == b"GET":
+    if http_method == b"GET" or rpc_method == LISTEN:
         return _NEUTRAL
     return judge_refusal(Refusal.REQUEST_TIMEOUT if timed_out else Refusal.RESET, rpc_method)

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from shadowcat.config.model import Timeouts
 
-_LISTEN: Final = "subscriptions/listen"
+LISTEN: Final = "subscriptions/listen"
 _PROMPT: Final = frozenset({"ping", "server/discover"})
 
 
@@ -34,5 +34,5 @@ def waits_for(http_method: bytes, rpc_method: str | None, tool: str | None, time
     if tool is not None:
         request = next((float(t) for glob, t in timeouts.tools.items() if fnmatchcase(tool, glob)), request)
     prompt = rpc_method is not None and (rpc_method in _PROMPT or rpc_method.endswith(("/list", "/get")))
-    endless = http_method == b"GET" or rpc_method == _LISTEN
+    endless = http_method == b"GET" or rpc_method == LISTEN
     return Waits(min(float(timeouts.first_byte), request) if prompt else request, inf if endless else request)

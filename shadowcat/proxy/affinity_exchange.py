@@ -48,6 +48,10 @@ class AffinityExchange(Exchange):
             self._choice = self._route.balancer.return_to(home)
             self._go_to(home)
 
+    @property
+    def _has_choice(self) -> bool:
+        return self._home is None and super()._has_choice
+
     def _try_next(self) -> None:
         """Another upstream would only deny that there is such a task, and the client would believe it."""
         if self._home is None:

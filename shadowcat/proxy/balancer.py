@@ -9,22 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, auto
 from math import inf
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from shadowcat.config import model
 from shadowcat.config.seats import Phase, Seat
 from shadowcat.config.urls import upstream_name
 from shadowcat.mcp.envelope import Envelope
 from shadowcat.mcp.eras import Era
+from shadowcat.policy import outlier
 from shadowcat.policy.balance import SOURCES, Measures, Source
 from shadowcat.policy.group import NEVER, Group, Member
 from shadowcat.policy.health import Health, health_of
-from shadowcat.policy.health import barred_until as down_until
 from shadowcat.policy.loads import Latency, Loads
 from shadowcat.policy.ring import Ring, hash_key
 from shadowcat.proxy.hash_source import KeyOf, key_source
 from shadowcat.shm.board import Board
 from shadowcat.shm.cursors import Cursors
+from shadowcat.shm.ejections import barred_until
 
 if TYPE_CHECKING:
     from shadowcat.proxy.downstream import ClientConnection
@@ -43,6 +44,8 @@ COMPARES: Final[frozenset[model.StrategyName]] = frozenset(
 """The strategies that look at loads."""
 _REFRESH: Final = 0.05
 """Seconds for which the sums over the cells of all workers are good."""
+_MOST_PASSED_BY: Final = 16
+"""Upstreams with half-open breakers that a request asks in vain, at most: each takes a few calls deep."""
 _MOST_SUCCESSORS: Final = 8
 """Upstreams that are asked to take a lost session, at most."""
 
@@ -195,12 +198,27 @@ class Choice:
         if index is None and self._tried:
             self._tried.clear()
             index = self._desk.choose(self._number, ())
-        if index is None:
-            return None
+        return None if index is None else self._begin(index)
+
+    def _begin(self, index: int) -> Pool:
         self._index = index
         self._tried.append(index)
         self._began = self._clock()
         return self._desk.pool(index)
+
+    def other(self) -> Pool | None:
+        """An upstream that was not tried yet, for the breaker of the present one keeps the request away."""
+        self.end()
+        if len(self._tried) >= _MOST_PASSED_BY:
+            return None
+        index = self._desk.choose(self._number, self._tried)
+        return None if index is None else self._begin(index)
+
+    @property
+    def retry_after(self) -> int | None:
+        """Whole seconds after which an upstream may be chosen again; None if it is no matter of time."""
+        group = self._desk.group
+        return group.retry_after(int(self._clock() * _NANOSECONDS)) if group.until < NEVER else None
 
     def take(self, index: int) -> None:
         """Go to this upstream, whoever else there is."""
@@ -224,6 +242,21 @@ class Choice:
         """A session has come of it: the load stays, and is counted elsewhere from now on."""
         self.answered()
         self._index = None
+
+
+class _Busy(Sequence[int]):
+    """Requests at each upstream, looked up only for those of which some are too many."""
+
+    __slots__ = ("_pools",)
+
+    def __init__(self, pools: Sequence[Pool]) -> None:
+        self._pools = pools
+
+    def __len__(self) -> int:
+        return len(self._pools)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._pools[index].host_busy()
 
 
 class Balancer:
@@ -325,15 +358,16 @@ class Balancer:
         """How an upstream stands."""
         board, row = self._board, seat.row
         eras = ERAS[upstream.era] if upstream.era != "unknown" else board.eras(row)
-        barred_until = 0
-        if self._section.health is not None:
-            barred_until = down_until(board.health(row), self._section.health.interval)
-        return Member(upstream.weight, upstream.enabled and seat.phase is Phase.SERVING, eras, barred_until)
+        until = barred_until(board, self._section, row, is_alone=len(self._seats) == 1)
+        if self._section.outlier is not None:
+            until = max(until, outlier.barred_until(board.ejection(row)))
+        is_open = upstream.enabled and seat.phase is Phase.SERVING
+        return Member(upstream.weight, is_open, eras, until, upstream.max_connections or NEVER)
 
     def _desk(self, era: Era, cells: _Cells, now_ns: int, *, discover: bool = False) -> Desk:
         name = self._section.balance.strategy
         measures = Measures(Loads(len(self._members)), self._latencies, self._ring, self._host.clock)
-        busy = [0] * len(self._members)
+        busy = _Busy(self._pools)
         group = Group(name, self._members, era, measures, busy, now_ns, discover=discover)
         return Desk(group, self._pools, self._host, measures if name in COMPARES else None, cells)
 

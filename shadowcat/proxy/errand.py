@@ -55,6 +55,7 @@ class Errand(Timed):
         "_suffix",
         "_values",
         "method",
+        "rpc_method",
         "started",
         "waits",
     )
@@ -63,6 +64,7 @@ class Errand(Timed):
     takes_chunks: Final = False
     is_kept_whole: Final = False
     is_detached: Final = False
+    refused_at: Final = inf
     session_line: Final = b""
     watch: Final = None
 
@@ -77,6 +79,7 @@ class Errand(Timed):
         *,
         seconds: float,
         suffix: bytes = b"",
+        rpc_method: str | None = None,
         is_enough: Callable[[bytes], bool] | None = None,
     ) -> None:
         """Describe it; `start` sends it.
@@ -90,12 +93,14 @@ class Errand(Timed):
             done: Gets the answer, or why there is none.
             seconds: How long all of it may take.
             suffix: What follows the upstream's own path, and a query.
+            rpc_method: That of the body, where it matters for what an answer's status says.
             is_enough: Is shown the pieces of a stream of events; whether the rest of it does not matter.
         """
         self.deadline = self.filed = inf
         self._plane = plane
         self._pool = pool
         self.method = method
+        self.rpc_method = rpc_method
         self._fields = fields
         self._body = body
         self._done = done
@@ -157,8 +162,7 @@ class Errand(Timed):
 
     def on_deadline(self, now: float) -> None:
         """The wait for a connection was too long."""
-        if self._connection is None and not self._is_over:
-            self._pool.forget(self)
+        if self._connection is None and not self._is_over and self._pool.overdue(self):
             self._finish(Refusal.QUEUE_TIMEOUT)
 
     # From the connection.

@@ -18,7 +18,7 @@ from shadowcat.mcp.eras import Era
 from shadowcat.policy.retry import is_repeatable
 from shadowcat.proxy.balancer import Choice, Purpose
 from shadowcat.proxy.exchange_state import State
-from shadowcat.proxy.observe import Observation, Span
+from shadowcat.proxy.observe import Span, observation_of
 from shadowcat.proxy.response_heads import ResponseTemplate
 from shadowcat.proxy.route import Route
 from shadowcat.proxy.template import RequestTemplate
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _COMMENT: Final = b":\n\n"
 """An empty comment, and the blank line that keeps the stream between two events."""
-
 
 # An Enum member costs three look-ups; these run several times per exchange.
 _QUEUED: Final = State.QUEUED
@@ -60,6 +59,8 @@ class Exchange(Timed):
     """Is shown the answer's content, without transfer coding, before the client gets it; looked up once the
     answer is open."""
 
+    refused_at: ClassVar[float] = inf
+    """When its upstream refused it, which is tried again and again since then: see `Redial`."""
     is_kept_whole: ClassVar[bool] = True
     """Whether a small answer is kept until it is complete; not where its head says something by itself."""
 
@@ -175,10 +176,25 @@ class Exchange(Timed):
     def no_connection(self, refusal: Refusal, detail: str) -> None:
         """There is no connection to the chosen upstream: nothing was sent, so any other will do."""
         self.deadline = inf
-        if self._may_retry():
+        is_barred = refusal is Refusal.BREAKER_OPEN
+        if is_barred and self._has_choice and (other := self._choice.other()) is not None:
+            self._go_to(other)  # No retry: it has not been tried.
+        # More tries would not shorten a queue that is full.
+        elif not is_barred and refusal is not Refusal.QUEUE_FULL and self._may_retry():
             self._try_next()
         else:
             self._refuse(refusal, detail)
+
+    @property
+    def _has_choice(self) -> bool:
+        return self._route.only is None
+
+    @property
+    def retry_after(self) -> int | None:
+        """Whole seconds after which an upstream may take it, if that is why there was none."""
+        if self._pool is None:
+            return self._choice.retry_after if self._has_choice else None
+        return self._pool.outcomes.retry_after if self._pool.outcomes is not None else None
 
     def _may_retry(self) -> bool:
         route = self._route
@@ -187,9 +203,10 @@ class Exchange(Timed):
     def on_deadline(self, now: float) -> None:
         """The wait for a connection was too long."""
         if self.state is _QUEUED:
-            assert self._pool is not None
-            self._pool.forget(self)
-            self._refuse(Refusal.QUEUE_TIMEOUT, "")
+            pool = self._pool
+            assert pool is not None
+            if pool.overdue(self):
+                self._refuse(Refusal.QUEUE_TIMEOUT, pool.origin.name)
 
     # From the upstream connection.
 
@@ -290,9 +307,7 @@ class Exchange(Timed):
         if (
             refusal is Refusal.RESET
             and not self._repeated
-            and is_repeatable(
-                self.template.method, self.envelope.method if self.envelope is not None else None
-            )
+            and is_repeatable(self.template.method, self.rpc_method)
             and self._may_retry()  # Last, because it takes from the budget.
         ):
             # To the same upstream, since the request may belong to a session there, and over a connection
@@ -316,6 +331,11 @@ class Exchange(Timed):
     def method(self) -> bytes:
         """The HTTP method."""
         return self.template.method
+
+    @property
+    def rpc_method(self) -> str | None:
+        """The JSON-RPC method, as long as it is of interest."""
+        return self.envelope.method if self.envelope is not None else None
 
     @property
     def takes_chunks(self) -> bool:
@@ -426,23 +446,5 @@ class Exchange(Timed):
 
     def _tell(self, client: ClientConnection | None, *, complete: bool) -> None:
         """Tell the observers how it went; called once, when the client's part is over."""
-        plane = self.plane
-        if not plane.observers or client is None:
-            return
-        plane.observe(
-            Observation(
-                client=client.name(self.template),
-                template=self.template,
-                values=self.values,
-                envelope=self.envelope,
-                upstream=self.upstream,
-                status=self._status,
-                refusal=None,
-                complete=complete,
-                started=self.started,
-                seconds=plane.clock() - self.started,
-                received=len(self.body),
-                sent=self._sent,
-                span=self.span,
-            )
-        )
+        if client is not None and self.plane.observers:
+            self.plane.observe(observation_of(self, client, self._status, self._sent, complete=complete))

@@ -7,6 +7,7 @@ import fcntl
 import socket
 import struct
 import termios
+from collections.abc import Callable
 from typing import Final
 
 HIGH_WATER: Final = 64 * 1024
@@ -45,3 +46,13 @@ def reset(transport: asyncio.Transport) -> None:
     if raw is not None and raw.fileno() >= 0:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     transport.abort()
+
+
+def both(first: Callable[[bytes], None], second: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    """One that shows what it is given to two."""
+
+    def watch(data: bytes) -> None:
+        first(data)
+        second(data)
+
+    return watch

@@ -22,6 +22,7 @@ class WorkerMeters:
 
     __slots__ = (
         "_cells",
+        "_connections",
         "_numbers",
         "client_received",
         "client_sent",
@@ -37,9 +38,9 @@ class WorkerMeters:
 
     def __init__(self, layout: Layout, cells: memoryview) -> None:
         self._cells = cells
+        self._connections = layout.cell("connections")
         self._numbers = {
             "accepted": layout.cell("connections_accepted_total"),
-            "connections": layout.cell("connections"),
             "detached": layout.cell("detached_exchanges"),
         }
         for name in _BYTES:
@@ -51,11 +52,14 @@ class WorkerMeters:
         """Count a connection."""
         self._cells[self._numbers["accepted"]] += 1
 
-    def publish(self, connections: int, detached: int) -> None:
+    def open(self, connections: int) -> None:
+        """Publish the number of clients, at once: the other workers decide by it (worker/handover.py)."""
+        self._cells[self._connections] = connections
+
+    def publish(self, detached: int) -> None:
         """Put the present levels and the bytes into the cells."""
         cells = self._cells
         numbers = self._numbers
-        cells[numbers["connections"]] = connections
         cells[numbers["detached"]] = detached
         for name in _BYTES:
             cells[numbers[name]] = getattr(self, name)
@@ -132,17 +136,29 @@ class UpstreamMeters:
     """What is counted for one upstream of one route."""
 
     __slots__ = (
+        "_age",
         "_cells",
+        "_closed",
+        "_closed_age",
         "_idle",
         "_requests",
+        "_responses",
         "_reuse",
+        "_seconds",
         "active",
+        "breaker_opened",
+        "breaker_refusals",
         "dial_failures",
         "dials",
+        "ejections",
         "first_uses",
         "opening",
         "queue",
+        "queue_overflows",
+        "queue_timeouts",
+        "responses",
         "reused",
+        "seconds",
         "sessions_created",
         "sessions_ended",
     )
@@ -160,10 +176,31 @@ class UpstreamMeters:
         self._idle = layout.cell("pool_idle", row)
         self.active = layout.cell("pool_active", row)
         self.queue = layout.cell("pool_queue", row)
+        self.queue_timeouts = layout.cell("pool_queue_timeouts_total", row)
+        self.queue_overflows = layout.cell("pool_queue_overflows_total", row)
+        self._closed = layout.cell("pool_closed_total", row)
+        self._closed_age = layout.cell("pool_closed_age_seconds_total", row)
+        self._age: float = cells[self._closed_age]
         self.reused: int = cells[self._reuse]
         """Requests sent over a connection used before. A predecessor's totals go on."""
         self.first_uses: int = cells[self._requests] - self.reused
         """Requests that were the first on their connection."""
+        self.breaker_opened = layout.cell("breaker_opened_total", row)
+        self.breaker_refusals = layout.cell("breaker_refusals_total", row)
+        self.ejections = layout.cell("upstream_ejections_total", row)
+        self._responses = layout.cell("upstream_responses_total", row)
+        self._seconds = layout.cell("upstream_response_seconds_total", row)
+        self.responses: int = cells[self._responses]
+        """Answers whose head has come; counted, like the next one, where there are `Outcomes`."""
+        self.seconds: float = cells[self._seconds] / _NANOSECONDS
+        """From the sending of their requests to these heads, added up."""
+
+    def closed(self, seconds: float) -> None:
+        """Count a connection that has ended, so many seconds after it was opened."""
+        cells = self._cells
+        cells[self._closed] += 1
+        self._age += seconds
+        cells[self._closed_age] = int(self._age)
 
     def publish(self, *, idle: int, active: int, queue: int) -> None:
         """Put the totals and the present levels into their cells."""
@@ -173,3 +210,5 @@ class UpstreamMeters:
         cells[self.active] = active
         cells[self.queue] = queue
         cells[self._reuse] = self.reused
+        cells[self._responses] = self.responses
+        cells[self._seconds] = round(self.seconds * _NANOSECONDS)

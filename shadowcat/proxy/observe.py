@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import NAME_KEYS, Envelope
 from shadowcat.proxy.template import RequestTemplate
+
+if TYPE_CHECKING:
+    from shadowcat.proxy.downstream import ClientConnection
+    from shadowcat.proxy.exchange import Exchange
 
 _LONGEST: Final = 128
 """Characters of a text that the client chose freely. No tool's name is longer (MCP 2025-11-25, server/tools
@@ -56,6 +60,27 @@ class Observation(NamedTuple):
         if self.status >= 400:
             return True
         return not self.complete and (self.template is None or self.template.method != b"GET")
+
+
+def observation_of(
+    exchange: Exchange, client: ClientConnection, status: int, sent: int, *, complete: bool
+) -> Observation:
+    """What is told of an exchange that an upstream has answered, as far as it has."""
+    return Observation(
+        client=client.name(exchange.template),
+        template=exchange.template,
+        values=exchange.values,
+        envelope=exchange.envelope,
+        upstream=exchange.upstream,
+        status=status,
+        refusal=None,
+        complete=complete,
+        started=exchange.started,
+        seconds=exchange.plane.clock() - exchange.started,
+        received=len(exchange.body),
+        sent=sent,
+        span=exchange.span,
+    )
 
 
 def bounded(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import Envelope, request_id
@@ -13,6 +13,9 @@ from shadowcat.proxy.template import RequestTemplate
 
 if TYPE_CHECKING:
     from shadowcat.proxy.exchange import Exchange
+
+_DEPENDS: Final = (Refusal.BREAKER_OPEN, Refusal.NO_UPSTREAM)
+"""Refusals of which each exchange knows best how long they will last."""
 
 
 class OwnAnswer(NamedTuple):
@@ -70,6 +73,8 @@ class OwnAnswer(NamedTuple):
             template.era if template is not None else Era.LEGACY,
             request_id(self.body) if self.body else None,
             detail=self.detail,
+            retry_after=self.exchange.retry_after if self.exchange and self.refusal in _DEPENDS else None,
+            upstream=self.exchange.upstream if self.exchange is not None else None,
             fields=fields,
             close=close,
             head=template is not None and template.method == b"HEAD",

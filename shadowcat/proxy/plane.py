@@ -20,6 +20,7 @@ from shadowcat.proxy.observe import Observation, Observer
 from shadowcat.proxy.recovery import Recoveries
 from shadowcat.proxy.request_heads import RequestHeads
 from shadowcat.proxy.response_heads import ResponseHeads
+from shadowcat.proxy.room import Room
 from shadowcat.proxy.route import Route, RouteTable
 from shadowcat.proxy.sessions import NANOSECONDS, Sessions
 from shadowcat.proxy.streams import Streams
@@ -67,9 +68,10 @@ class DataPlane:
         self.sessions = Sessions(self, config.sessions, shared.sessions_for(process), shared.board)
         self.admission = Admission(self, shared, process, wall)
         self.affinity = Affinity(self, shared.affinity)
+        slots = shared.slots_for(process, self.sessions.table.locks)
+        self.room = Room(loop, slots, shared.mail, process)
         self.streams = Streams(self, shared.mail, process, shared.processes)
         self.recoveries = Recoveries(self, config.sessions, shared, process)
-        self._touch_every = min(1.0, config.sessions.idle_timeout / 4)
         self._touch_at = loop.time()
         self._untouched: list[ClientConnection] = []
         """Clients still to be looked at in this round."""
@@ -100,6 +102,9 @@ class DataPlane:
         self.route_table = RouteTable(routes)
         self.pools = tuple(pools.values())
         self.sessions.pools = pools
+        self.sessions.configure(config.sessions)
+        self.recoveries.section = config.sessions
+        self._touch_every = min(1.0, config.sessions.idle_timeout / 4)
         for (loopback, _), heads in self._heads.items():
             heads.configure(self.http, self.route_table, self._guards[loopback])
         for client in self._clients:
@@ -115,6 +120,8 @@ class DataPlane:
 
     def client_protocol(self) -> ClientConnection:
         """A protocol for a connection that was accepted."""
+        if self.epoch[0] != self.known:
+            self.refresh()
         return ClientConnection(self)
 
     @property
@@ -148,6 +155,7 @@ class DataPlane:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.room.stop()
         for task in self._tasks:
             task.cancel()
         self._publish()
@@ -172,6 +180,12 @@ class DataPlane:
     def answered(self) -> None:
         """Mail ANSWERED has come."""
         self.admission.look_for_answers()
+
+    def make_room(self, row: int) -> None:
+        """Mail MAKE_ROOM has come."""
+        pool = self.roster.pools.get(row)
+        if pool is not None:
+            pool.make_room()
 
     def reopen_logs(self) -> None:
         """Log files were renamed: open them anew."""
@@ -198,12 +212,14 @@ class DataPlane:
         """A client connected."""
         self._clients.add(client)
         self.meters.accepted()
+        self.meters.open(len(self._clients))
         if self.draining:
             client.drain()
 
     def disconnected(self, client: ClientConnection) -> None:
         """A client is gone."""
         self._clients.discard(client)
+        self.meters.open(len(self._clients))
 
     def detach(self, exchange: Exchange) -> None:
         """An exchange goes on without its client."""
@@ -250,7 +266,7 @@ class DataPlane:
             pool.close_idle()
 
     def _publish(self) -> None:
-        self.meters.publish(connections=len(self._clients), detached=len(self._detached))
+        self.meters.publish(detached=len(self._detached))
         for route in self.routes:
             route.meters.publish(route.retries.requests)
         for pool in self.pools:
@@ -263,6 +279,9 @@ class DataPlane:
             self.refresh()
         self.admission.tick()
         self.wheel.tick(now)
+        self.room.tick(now)
+        for pool in self.pools:
+            pool.tick(now)
         self._publish()
         for observer in self.observers:
             observer.tick()

@@ -112,7 +112,7 @@ class Recoveries:
         """The upstream refused a connection: let the exchange try again for a while."""
         redial = self._redials.get(pool)
         if redial is None:
-            redial = self._redials[pool] = Redial(self._plane, float(self.section.recovery_wait))
+            redial = self._redials[pool] = Redial(self._plane)
         if self._is_full:
             exchange.refuse(Refusal.SESSION_RECOVERING)
         else:

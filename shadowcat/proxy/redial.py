@@ -23,13 +23,11 @@ _EVERY: Final = 0.1
 class Redial(Timed):
     """Those who wait for one upstream."""
 
-    __slots__ = ("_held", "_plane", "_probe", "_wait")
+    __slots__ = ("_held", "_plane", "_probe")
 
-    def __init__(self, plane: DataPlane, wait: float) -> None:
-        """`wait` is for how many seconds an upstream that refuses is tried again."""
+    def __init__(self, plane: DataPlane) -> None:
         self.deadline = self.filed = inf
         self._plane = plane
-        self._wait = wait
         self._held: list[SessionExchange] = []
         self._probe: SessionExchange | None = None
 
@@ -57,13 +55,14 @@ class Redial(Timed):
             return
         self._probe = None
         self._held = []
+        wait = self._plane.recoveries.section.recovery_wait
         if probe is not None:
             # It got a connection, or failed for another reason, which the others have to find out, too.
             for each in held:
                 each.try_again()
             return
         for each in held:
-            if each.has_no_hope or now - each.refused_at >= self._wait:
+            if each.has_no_hope or now - each.refused_at >= wait:
                 each.refused_for_long()
             elif self._probe is None:
                 self._probe = each

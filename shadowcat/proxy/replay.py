@@ -36,7 +36,14 @@ if TYPE_CHECKING:
 
 Fields = Sequence[tuple[bytes, bytes]]
 
-_UNREACHABLE: Final = (Refusal.CONNECT_FAILED, Refusal.CONNECT_TIMEOUT, Refusal.QUEUE_TIMEOUT)
+_UNREACHABLE: Final = (
+    Refusal.BREAKER_OPEN,
+    Refusal.CONNECT_FAILED,
+    Refusal.CONNECT_TIMEOUT,
+    Refusal.QUEUE_TIMEOUT,
+    Refusal.QUEUE_FULL,
+    Refusal.NO_UPSTREAM,
+)
 _JSON: Final = ((b"Content-Type", b"application/json"), (b"Accept", b"application/json, text/event-stream"))
 _OF_ONE_MESSAGE: Final = frozenset(
     {
@@ -205,6 +212,7 @@ class Replay:
             done,
             seconds=seconds,
             suffix=self.opening.session.record.suffix,
+            rpc_method=None if self.upstream_id is not None else "initialize",
             # A server may keep the stream open behind its answer.
             is_enough=lambda data: events.feed(data) is not None,
         )

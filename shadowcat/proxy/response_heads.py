@@ -8,12 +8,14 @@ from typing import Final
 from shadowcat.http1.memo import Cutter, Memo, Recall
 from shadowcat.http1.render import as_format
 from shadowcat.http1.response import Body, ResponseHead, body_of, parse_response_head
+from shadowcat.policy.faults import STATUSES
 
 HEAD_LIMIT: Final = 64 * 1024
 _MOST_HEADS: Final = 4096
 _MOST_BYTES: Final = 4 * 1024 * 1024
 _SESSION: Final = b"mcp-session-id"
 _CHALLENGES: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED)
+_TELLING: Final = frozenset({HTTPStatus.NOT_FOUND, *STATUSES})
 _VARYING: Final = (b"date", _SESSION, b"x-request-id")
 
 
@@ -74,10 +76,11 @@ class ResponseTemplate:
             and not self.challenges
             and head.keep_alive
             and head.keep_alive_timeout is None
-            and head.status != HTTPStatus.NOT_FOUND
+            and head.status not in _TELLING
             and body_of(b"", head.status, chunked=head.chunked, has_length=head.has_length) is Body.LENGTH
         )
-        """Nothing is left to decide: the connection stays, the body has a length, no session may be lost."""
+        """Nothing is left to decide: the connection stays, the body has a length, no session may be lost, and
+        the upstream has not failed."""
 
     def body(self, method: bytes) -> Body:
         """How the body of this answer to `method` ends."""

@@ -7,7 +7,7 @@ counts, an upstream its connections. What was removed stays, too, as long as its
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from shadowcat.config import model
@@ -16,8 +16,10 @@ from shadowcat.errors import StartError
 from shadowcat.proxy.balancer import Balancer, Host
 from shadowcat.proxy.meters import RouteMeters, UpstreamMeters
 from shadowcat.proxy.origin import Origin
+from shadowcat.proxy.outcomes import Marks, Outcomes
 from shadowcat.proxy.pool import Pool
 from shadowcat.proxy.route import Route
+from shadowcat.shm.ejections import Place
 from shadowcat.shm.shared import Shared
 from shadowcat.shm.snapshots import SnapshotError
 
@@ -30,7 +32,7 @@ _log: Final = logging.getLogger(__name__)
 class Roster:
     """Who serves what, as of one snapshot."""
 
-    __slots__ = ("_host", "_page", "_plane", "_routes", "_shared", "_version", "pools")
+    __slots__ = ("_host", "_marks", "_page", "_plane", "_routes", "_shared", "_version", "pools")
 
     def __init__(self, plane: DataPlane, shared: Shared, process: int, host: Host) -> None:
         """Begin with nothing."""
@@ -38,6 +40,8 @@ class Roster:
         self._shared = shared
         self._page = shared.page(process)
         self._host = host
+        locks = plane.sessions.table.locks
+        self._marks = Marks(shared.breakers_with(locks, process), shared.ejections_with(locks, process))
         self._version = 0
         self._routes: dict[str, Route] = {}
         self.pools: dict[int, Pool] = {}
@@ -88,14 +92,16 @@ class Roster:
                 self._pool(before, origins, section, upstream, seat)
                 for upstream, seat in zip(section.upstreams, seats, strict=True)
             ]
+            self._watch(section, seats, pools)
             balancer = Balancer(section, number, seats, pools, self._host, self._shared.board)
             route.configure(section, tuple(pools), balancer)
             routes.append(route)
         for one in snapshot.leaving:
-            self._pool(before, origins, one.route, one.route.upstreams[0], one.seat)
+            pool = self._pool(before, origins, one.route, one.route.upstreams[0], one.seat)
+            self._watch(one.route, [one.seat], [pool])
         for row, pool in before.items():
             if self.pools.get(row) is not pool:
-                pool.abort()
+                pool.close()
                 self._clear(row)
         self._routes = {route.name: route for route in routes}
         self._version = snapshot.version
@@ -124,15 +130,27 @@ class Roster:
         if pool is None or pool.generation != seat.generation:
             plane = self._plane
             meters = UpstreamMeters(self._shared.layout, row, plane.cells)
-            share = self._shared.host.slots
-            pool = Pool(plane, origins[row], section.pool, share, meters, row, seat.generation)
+            pool = Pool(plane, origins[row], section.pool, upstream, meters, row, seat.generation)
         else:
-            pool.change(section.pool, origins.get(row))
-        pool.upstream = upstream
+            pool.change(section.pool, upstream, origins.get(row))
         self.pools[row] = pool
         if seat.phase is Phase.DRAINED:
             pool.abort()
         return pool
+
+    def _watch(self, section: model.Route, seats: Sequence[Seat], pools: Sequence[Pool]) -> None:
+        """Have what becomes of the requests to a route's upstreams looked at, if that is for something."""
+        places = [
+            Place(seat.row, enabled=upstream.enabled and seat.phase is Phase.SERVING)
+            for upstream, seat in zip(section.upstreams, seats, strict=True)
+        ]
+        for pool in pools:
+            if section.breaker is None and section.outlier is None:
+                pool.watch(None)
+            elif pool.outcomes is None:
+                pool.watch(Outcomes(self._plane, pool, self._marks, section, places))
+            else:
+                pool.outcomes.configure(section, places)
 
     def _clear(self, row: int) -> None:
         """Count from 0 for whoever gets the row next."""

@@ -22,9 +22,9 @@ from shadowcat.errors import Refusal
 from shadowcat.http1.response import Body, parse_response_head
 from shadowcat.mcp.envelope import Envelope, Kind
 from shadowcat.mcp.eras import VERSIONS, Era
-from shadowcat.mcp.server_requests import digest_of
 from shadowcat.policy.sessions import Event, Loss, Trouble, Verdict, what_now
 from shadowcat.policy.waits import Waits
+from shadowcat.proxy.awaited import await_again, take_awaited
 from shadowcat.proxy.balancer import Purpose
 from shadowcat.proxy.exchange import Exchange
 from shadowcat.proxy.exchange_state import State
@@ -73,7 +73,6 @@ class SessionExchange(LockExchange):
     """A request of a session: it goes to the session's upstream and to no other."""
 
     __slots__ = ("_pin", "_plight", "session", "session_line", "watch")
-
     _pin: Pin
     session: Session
     """Known once there is a pool."""
@@ -232,26 +231,13 @@ class SessionExchange(LockExchange):
         Raises:
             LockBusyError: Some of them may have been taken: call it again.
         """
-        plight = self._plight = self._plight or Plight()
-        found = []
-        for each in answers:
-            digest = digest_of(each.id) if each.id is not None else 0
-            if digest and digest not in plight.awaited:
-                if not self.plane.sessions.table.answered(self.session, digest):
-                    digest = 0
-                else:
-                    plight.awaited.append(digest)
-            found.append(bool(digest))
-        return found
+        self._plight = plight = self._plight or Plight()
+        return take_awaited(self.plane.sessions, self.session, answers, plight)
 
     def _await_again(self) -> None:
         """The message was not sent: the client may try again."""
-        plight = self._plight
-        if self.state is _QUEUED and plight is not None:
-            sessions = self.plane.sessions
-            for digest in plight.awaited:
-                sessions.persist(partial(sessions.table.expect, self.session, digest))
-            plight.awaited.clear()
+        if self.state is _QUEUED and self._plight is not None:
+            await_again(self.plane.sessions, self.session, self._plight)
 
     def _accept(self, counter: int) -> None:
         """Take a message that nobody will get."""
@@ -264,11 +250,15 @@ class SessionExchange(LockExchange):
     # The session is gone.
 
     @property
+    def _has_choice(self) -> bool:
+        return False
+
+    @property
     def _kind(self) -> Kind | None:
         return self.envelope.kind if self.envelope is not None else None
 
     @property
-    def refused_at(self) -> float:
+    def refused_at(self) -> float:  # type: ignore[override]
         """When the upstream first refused a connection for this request; infinite if it did not."""
         return self._plight.refused_at if self._plight is not None else inf
 

@@ -99,6 +99,11 @@ class Sessions:
         self.pools: dict[int, Pool] = {}
         """The pool of each upstream, by its row."""
 
+    def configure(self, section: model.Sessions) -> None:
+        """Go by these limits from now on."""
+        self._section = section
+        self.table.configure(section)
+
     # Requests of a session.
 
     def find(self, template: RequestTemplate, route: Route, now_ns: int) -> Session | Refusal:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
-from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
@@ -13,8 +12,9 @@ from shadowcat.errors import Refusal
 from shadowcat.http1.chunks import WATCHED, ChunkError, ChunkReader
 from shadowcat.http1.response import INTERIM, BadResponseError, Body
 from shadowcat.mcp.sse import Boundary
-from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER
-from shadowcat.proxy.response_heads import HEAD_LIMIT, ResponseRecall
+from shadowcat.proxy.connection_phase import Phase
+from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER, both
+from shadowcat.proxy.response_heads import HEAD_LIMIT, ResponseRecall, ResponseTemplate
 from shadowcat.proxy.wheel import Timed
 
 if TYPE_CHECKING:
@@ -36,17 +36,8 @@ _WHOLE: Final = 16 * 1024
 other: so the client costs one write, and an upstream that dies in between costs it nothing."""
 
 
-class Phase(Enum):
-    """Where a connection is.
-
-    CLOSED -connected-> IDLE -begin-> HEAD -final head-> BODY -end of body-> IDLE or CLOSED
-    Any fault leads to CLOSED.
-    """
-
-    IDLE = "idle"
-    HEAD = "head"
-    BODY = "body"
-    CLOSED = "closed"
+_SAMPLE: Final = 15
+"""One request in 16 is timed: to read the clock twice for each would cost 1 % more."""
 
 
 # An Enum member costs three look-ups; these run several times per exchange.
@@ -57,14 +48,6 @@ _CLOSED: Final = Phase.CLOSED
 _CHUNKED: Final = Body.CHUNKED
 _LENGTH: Final = Body.LENGTH
 _NONE: Final = Body.NONE
-
-
-def _both(first: Callable[[bytes], None], second: Callable[[bytes], None]) -> Callable[[bytes], None]:
-    def watch(data: bytes) -> None:
-        first(data)
-        second(data)
-
-    return watch
 
 
 class UpstreamConnection(asyncio.Protocol, Timed):
@@ -91,6 +74,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         "_reader",
         "_recall",
         "_reusable",
+        "_sent_at",
         "_transport",
         "_watch",
     )
@@ -123,9 +107,12 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._limit = inf
         """When the answer has to be complete."""
         self._reusable = True
+        self._sent_at = 0.0
+        """When the request was sent; 0 once its answer has been timed, and for most that are not."""
         self._large = False
         self._paused = False
         self._idle_timeout = pool.idle_timeout
+        """Seconds; 0: this exchange is the last one."""
 
     # From the event loop.
 
@@ -180,6 +167,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         """The connection is gone; what that means depends on how far the answer had come."""
         phase, self._phase = self._phase, _CLOSED
         self.deadline = inf
+        self._pool.gone()
         if phase is _CLOSED:
             return
         exchange, self._exchange = self._exchange, None
@@ -202,14 +190,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 exchange.comment()
             self._plane.wheel.set(self, min(self._limit, now + QUIET_TIME))
             return
-        self.abandon()
-        if exchange is None:
-            return
-        if phase is _HEAD:
-            is_over = now >= exchange.started + exchange.waits.answer
-            exchange.no_answer(Refusal.REQUEST_TIMEOUT if is_over else Refusal.FIRST_BYTE_TIMEOUT)
-        else:
-            exchange.cut_off()
+        is_over = exchange is not None and now >= exchange.started + exchange.waits.answer
+        self.fail(Refusal.REQUEST_TIMEOUT if is_over else Refusal.FIRST_BYTE_TIMEOUT)
 
     def pause_writing(self) -> None:
         """The request is in memory as a whole, so there is nothing to hold back."""
@@ -223,6 +205,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         """Send an exchange's request."""
         self._exchange = exchange
         self._phase = _HEAD
+        if not self._pool.meters.reused & _SAMPLE:
+            self._sent_at = self._plane.clock()
         request = exchange.send(self)
         size = len(request)
         self._meters.upstream_sent += size
@@ -250,6 +234,23 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._exchange = None
         self._transport.abort()
         self._pool.drop(self, idle=idle)
+
+    def fail(self, refusal: Refusal, *, is_own: bool = False) -> None:
+        """Close at once: who has nothing of an answer yet gets `refusal`, who has a part of it is cut off."""
+        phase, exchange = self._phase, self._exchange
+        self.abandon()
+        if exchange is not None:
+            if phase is _HEAD:
+                exchange.no_answer(refusal)
+            else:
+                exchange.cut_off()
+
+    def retire(self) -> None:
+        """Serve no further exchange: close now if idle, else when the answer is complete."""
+        if self._phase is _IDLE:
+            self.abandon()
+        else:
+            self._idle_timeout = 0.0
 
     def pause(self) -> None:
         """The client is slower than the upstream."""
@@ -284,6 +285,18 @@ class UpstreamConnection(asyncio.Protocol, Timed):
 
     # The response.
 
+    def _time(self) -> None:
+        """An answer's head has come: note how long that took."""
+        totals = self._pool.meters
+        totals.responses += 1
+        totals.seconds += self._plane.clock() - self._sent_at
+        self._sent_at = 0.0
+
+    def _judge_head(self, exchange: Job, head: ResponseTemplate) -> None:
+        """The final head of an answer has come; it may be told more than once of the same."""
+        if self._sent_at:
+            self._time()
+
     def _read_head(self, data: bytes) -> None:
         exchange = self._exchange
         assert exchange is not None
@@ -298,20 +311,21 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 if end < 4:
                     self._held = data
                     if len(data) >= HEAD_LIMIT:
-                        self._fail()
+                        self.fail(Refusal.BAD_RESPONSE)
                     return
                 try:
                     head, values, length = self._plane.response_heads.read(data[:end], recall)
                 except BadResponseError:
-                    self._fail()
+                    self.fail(Refusal.BAD_RESPONSE)
                     return
             if not head.interim:
                 break
             if head.status not in INTERIM or head.chunked or length:
-                self._fail()
+                self.fail(Refusal.BAD_RESPONSE)
                 return
             data = data[end:]
         body = head.body(exchange.method)
+        self._judge_head(exchange, head)
         if (
             body is _LENGTH
             and len(data) - end < length <= _WHOLE
@@ -331,7 +345,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._body = body
         # A 204 that announces content (RFC 9112 section 6.3) may send it, as the next answer.
         self._reusable = head.keep_alive and body is not Body.CLOSE and not (head.status == 204 and length)
-        if head.keep_alive_timeout is not None:
+        if head.keep_alive_timeout is not None and self._idle_timeout:
             # One second less than the upstream said, so that it does not close while a request is on its way.
             self._idle_timeout = min(self._pool.idle_timeout, max(head.keep_alive_timeout - 1.0, 0.0))
         boundary = None
@@ -345,7 +359,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         watch = exchange.watch
         watched = WATCHED if watch is None else sys.maxsize
         if boundary is not None:
-            watch = boundary.feed if watch is None else _both(boundary.feed, watch)
+            watch = boundary.feed if watch is None else both(boundary.feed, watch)
         self._watch = watch
         if body is Body.LENGTH:
             self._left = length
@@ -364,11 +378,9 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             try:
                 data = reader.feed(data)
             except ChunkError:
-                self.abandon()
                 if opening:  # The client has nothing of this answer yet, so it can have a better one.
-                    exchange.no_answer(Refusal.BAD_RESPONSE)
-                else:
-                    exchange.cut_off()
+                    self._phase = _HEAD
+                self.fail(Refusal.BAD_RESPONSE)
                 return
             if reader.done:
                 self._reader = None
@@ -405,11 +417,11 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 exchange.end_stream()
 
     def _finish(self, rest: bytes) -> None:
-        """The answer is complete: the connection goes back to the pool before the client's next request,
-        which may already be waiting, looks for one.
-        """
+        """The answer is complete: the connection is free before the client's next request looks for one."""
         exchange, self._exchange = self._exchange, None
         assert exchange is not None
+        if self._sent_at:
+            self._time()
         if self._paused:
             self.resume()
         # A response that ends before its request was flushed leaves request bytes behind on the connection.
@@ -431,10 +443,3 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 self._transport.abort()
             self._pool.drop(self, idle=False)
         exchange.end(rest)
-
-    def _fail(self) -> None:
-        """The answer is not HTTP that can be relayed."""
-        exchange = self._exchange
-        self.abandon()
-        assert exchange is not None
-        exchange.no_answer(Refusal.BAD_RESPONSE)

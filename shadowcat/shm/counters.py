@@ -9,6 +9,7 @@ the updates). Cell numbers are resolved once, when the data plane is assembled; 
     cells   families without label, then those by reason; then for each route its families, and for each
             upstream its own, side by side:
             counter, gauge    one cell
+            seconds           one cell, nanoseconds
             statuses          600 cells, one per HTTP status (0-99 never used: 800 bytes for an index
                               `base + status` that cannot wrap round into another family)
             histogram         one cell per bucket (not cumulative), then the sum in nanoseconds
@@ -33,6 +34,8 @@ class Kind(Enum):
     """Only grows; goes on where the dead process left it."""
     STATUSES = "statuses"
     """Counters by HTTP status."""
+    SECONDS = "seconds"
+    """A counter of time, in nanoseconds; shown in seconds."""
     GAUGE = "gauge"
     """A level; the supervisor sets it to 0 for a dead process."""
     HISTOGRAM = "histogram"
@@ -76,6 +79,34 @@ FAMILIES: Final = (
     Family("pool_queue", Kind.GAUGE, "Requests waiting for a connection to an upstream", _UPSTREAM),
     Family("health_checks_total", Kind.COUNTER, "Health checks of an upstream", _UPSTREAM),
     Family("health_check_failures_total", Kind.COUNTER, "Health checks that an upstream failed", _UPSTREAM),
+    Family(
+        "pool_queue_timeouts_total", Kind.COUNTER, "Requests that waited too long for a connection", _UPSTREAM
+    ),
+    Family("pool_queue_overflows_total", Kind.COUNTER, "Requests that found the queue full", _UPSTREAM),
+    Family("pool_closed_total", Kind.COUNTER, "Connections to an upstream that have ended", _UPSTREAM),
+    Family(
+        "pool_closed_age_seconds_total",
+        Kind.COUNTER,
+        "How long those connections had been open, added up",
+        _UPSTREAM,
+    ),
+    Family(
+        "upstream_responses_total",
+        Kind.COUNTER,
+        "Answers of an upstream that were timed: all where it has a breaker or may be ejected, else some",
+        _UPSTREAM,
+    ),
+    Family(
+        "upstream_response_seconds_total",
+        Kind.SECONDS,
+        "From the sending of their requests to these heads, added up",
+        _UPSTREAM,
+    ),
+    Family("breaker_opened_total", Kind.COUNTER, "How often the breaker of an upstream opened", _UPSTREAM),
+    Family(
+        "breaker_refusals_total", Kind.COUNTER, "Requests kept from an upstream by its breaker", _UPSTREAM
+    ),
+    Family("upstream_ejections_total", Kind.COUNTER, "How often an upstream was ejected", _UPSTREAM),
     Family("sessions_opening", Kind.GAUGE, "Sessions that an upstream has been asked to open", _UPSTREAM),
     Family("sessions_created_total", Kind.COUNTER, "Sessions that an upstream has opened", _UPSTREAM),
     Family("sessions_ended_total", Kind.COUNTER, "Sessions that left an upstream, for any reason", _UPSTREAM),
@@ -102,6 +133,24 @@ FAMILIES: Final = (
     Family("upstream_sent_bytes_total", Kind.COUNTER, "Bytes sent to upstreams"),
     Family("connections", Kind.GAUGE, "Open client connections", per_worker=True),
     Family("connections_accepted_total", Kind.COUNTER, "Client connections accepted", per_worker=True),
+    Family(
+        "connections_arriving",
+        Kind.GAUGE,
+        "Client connections taken over from another worker and not served yet",
+        per_worker=True,
+    ),
+    Family(
+        "connections_handed_over_total",
+        Kind.COUNTER,
+        "Fresh client connections handed over to a less loaded worker",
+        per_worker=True,
+    ),
+    Family(
+        "connections_taken_over_total",
+        Kind.COUNTER,
+        "Fresh client connections taken over from a more loaded worker",
+        per_worker=True,
+    ),
     Family("detached_exchanges", Kind.GAUGE, "Exchanges that go on upstream after their client went away"),
     Family("mail_dropped_total", Kind.COUNTER, "Commands between processes that found their mailbox full"),
     Family("access_log_dropped_total", Kind.COUNTER, "Lines of the access log that could not be written"),
@@ -115,6 +164,7 @@ BOUNDS: Final = (
 
 _WIDTHS: Final = {
     Kind.COUNTER: 1,
+    Kind.SECONDS: 1,
     Kind.GAUGE: 1,
     Kind.STATUSES: STATUSES,
     Kind.HISTOGRAM: len(BOUNDS) + 1,

@@ -46,9 +46,11 @@ class Mail(IntEnum):
     """The recovery of the session in table slot `argument` is over, or a stream of it has let go."""
     END_SESSION = 5
     """End a session: the low 24 bits of its version word, then the table slot in 24 bits."""
-    ASKED = 6
+    MAKE_ROOM = 6
+    """The sender waits for a connection to the upstream of row `argument`: close one that is idle."""
+    ASKED = 7
     """There is a question at a desk of the sender (questions.py)."""
-    ANSWERED = 7
+    ANSWERED = 8
     """There is an answer at a desk of the receiver."""
 
 

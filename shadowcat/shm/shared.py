@@ -11,6 +11,8 @@ cursors     any worker, under the lock of a route           cursors.py
 affinity    any worker                                      affinity.py
 keys        control                                         snapshots.py
 questions   per desk: its worker, and control               questions.py
+connections one block per process: that process             connections.py
+buckets     one page per process: that process              breakers.py
 """
 
 from __future__ import annotations
@@ -25,8 +27,11 @@ from shadowcat.errors import StartError
 from shadowcat.shm.affinity import SECRET as AFFINITY_SECRET
 from shadowcat.shm.affinity import AffinityTable
 from shadowcat.shm.board import Board
+from shadowcat.shm.breakers import Breakers
+from shadowcat.shm.connections import Connections, Slots
 from shadowcat.shm.counters import Layout
 from shadowcat.shm.cursors import Cursors
+from shadowcat.shm.ejections import Ejections
 from shadowcat.shm.host import HostFlags
 from shadowcat.shm.locks import Locks
 from shadowcat.shm.mailboxes import Mailboxes
@@ -74,6 +79,7 @@ class Shared:
     """Every shared area, by name."""
 
     __slots__ = (
+        "_buckets",
         "_cursors",
         "_pages",
         "_region",
@@ -81,6 +87,7 @@ class Shared:
         "_sessions",
         "affinity",
         "board",
+        "connections",
         "host",
         "keys",
         "layout",
@@ -98,12 +105,14 @@ class Shared:
         words = HEADER + self.layout.size
         pages = [plan.add(words * WORD, PAGE) for _ in range(processes)]
         board = Board.plan(plan, config.max_upstreams)
+        self._buckets = Breakers.plan(plan, processes, config.max_upstreams)
         capacity = _TEXT + config.max_routes * _ROUTE_TEXT + config.max_upstreams * _UPSTREAM_TEXT
         snapshot = Snapshots.plan(plan, capacity)
         self._cursors = Cursors.plan(plan, config.max_routes)
         affinity = AffinityTable.plan(plan)
         keys = Snapshots.plan(plan, _KEYS_TEXT)
         questions = Questions.plan(plan, config.workers)
+        connections = Connections.plan(plan, config.max_upstreams, processes)
         self._section = config.sessions
         self._sessions = session_layout.plan(plan, config.sessions.capacity, processes)
         self._region = region = Region(plan.size)
@@ -117,6 +126,7 @@ class Shared:
         self.keys = Snapshots(region, keys, _KEYS_TEXT)
         """What control has fetched of issuers' keys (auth/keys.py); version 0 until then."""
         self.questions = Questions(region, questions, config.workers)
+        self.connections = Connections(region, connections, config.max_upstreams, processes)
         Owners.seed(region, self._sessions, os.urandom(SECRET))
 
     @classmethod
@@ -157,6 +167,10 @@ class Shared:
         """The cursors of all routes for the process whose `locks` these are."""
         return Cursors(self._region, self._cursors, locks)
 
+    def slots_for(self, process: int, locks: Locks) -> Slots:
+        """The connections to upstreams as `process` takes them; the `locks` are its own."""
+        return Slots(self.connections, process, locks)
+
     def present(self) -> seats.Snapshot:
         """The configuration as it is now, and who has which number.
 
@@ -164,6 +178,14 @@ class Shared:
             SnapshotError: What is in memory is spoilt.
         """
         return seats.decode(self.snapshot.read()[1])
+
+    def breakers_with(self, locks: Locks, process: int) -> Breakers:
+        """The breakers of all upstreams for `process`, whose `locks` these are."""
+        return Breakers(self.board, self._region, self._buckets, locks, process)
+
+    def ejections_with(self, locks: Locks, process: int) -> Ejections:
+        """The ejections of all routes for `process`, whose `locks` these are."""
+        return Ejections(self.board, locks, process)
 
     def close(self) -> None:
         """Close the descriptors; the memory itself goes when the last process has ended."""

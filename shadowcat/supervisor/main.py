@@ -18,6 +18,7 @@ from shadowcat.config.load import check_files
 from shadowcat.config.model import Config
 from shadowcat.log import LOGGER
 from shadowcat.shm.shared import CONTROL, Lifeline, Shared, worker_number
+from shadowcat.supervisor.inboxes import Inboxes
 from shadowcat.supervisor.member import Member
 from shadowcat.supervisor.run import Supervisor
 from shadowcat.supervisor.slots import Slot
@@ -59,6 +60,7 @@ def supervise(
     source: Callable[[], Config] | None = None,
     timing: Timing | None = None,
     demo: Demo | None = None,
+    ends_process: bool = False,
 ) -> int:
     """Run Shadowcat until it is told to stop. Main thread only.
 
@@ -67,13 +69,14 @@ def supervise(
         source: Reads the configuration anew, for SIGHUP; None if it came from no file.
         timing: The supervisor's waits; default: the usual ones.
         demo: A demo upstream to run beside the proxy.
+        ends_process: Whether the caller exits at once with the status; then signals stay without effect.
 
     Returns:
         The exit status: 0 after a stop that was asked for, 1 if a process could not start.
 
     Raises:
         ConfigError: A file that the configuration names cannot be read.
-        StartError: An address or memory is not to be had; nothing has been started.
+        StartError: An address, memory or descriptors are not to be had; nothing has been started.
     """
     check_files(config)
     timing = timing or Timing()
@@ -82,6 +85,7 @@ def supervise(
     _raise_descriptor_limit()
     listeners = Listeners(listen_addresses(config), config.workers, config.backlog)
     admin: AdminListener | None = None
+    inboxes: Inboxes | None = None
     notifier = Notifier(os.environ)
     try:
         if config.admin is not None:
@@ -89,7 +93,9 @@ def supervise(
         admin_name = None if admin is None else admin.name
         shared = Shared.create(config)
         shared.host.set_addresses(orjson.dumps({"listen": listeners.names, "admin": admin_name}))
-        members = _members(config, shared, source, listeners, admin, demo, timing)
+        if config.workers > 1:
+            inboxes = Inboxes(config.workers)
+        members = _members(config, shared, source, listeners, inboxes, admin, demo, timing)
 
         def on_ready() -> None:
             names = listeners.names
@@ -98,12 +104,17 @@ def supervise(
             if demo is not None:
                 demo.on_ready(names)
 
-        status = Supervisor(shared, members, listeners, notifier, timing, on_ready).run()
+        supervisor = Supervisor(
+            shared, members, listeners, notifier, timing, on_ready, restores_signals=not ends_process
+        )
+        status = supervisor.run()
         if status == 0:
             LOGGER.info("stopped")
         return status
     finally:
         listeners.close()
+        if inboxes is not None:
+            inboxes.close()
         if admin is not None:
             admin.remove()
         notifier.close()
@@ -114,12 +125,14 @@ def _members(
     shared: Shared,
     source: Callable[[], Config] | None,
     listeners: Listeners,
+    inboxes: Inboxes | None,
     admin: AdminListener | None,
     demo: Demo | None,
     timing: Timing,
 ) -> list[Member]:
     admin_sockets = [] if admin is None else [admin.socket]
     demo_sockets = [] if demo is None else [demo.socket]
+    for_workers = [*listeners.all, *([] if inboxes is None else inboxes.all)]
     jitter = random.random
     # Control first: its imports take longest, and run beside those of the workers.
     members = [
@@ -127,7 +140,7 @@ def _members(
             "control",
             _control_main(config, shared, source, admin_sockets),
             Slot(timing, _CONTROL_STOP, jitter),
-            drop=(*listeners.all, *demo_sockets),
+            drop=(*for_workers, *demo_sockets),
             number=CONTROL,
             page=shared.page(CONTROL),
         )
@@ -138,7 +151,7 @@ def _members(
                 "demo upstream",
                 _named(config, "demo upstream", demo.main),
                 Slot(timing, _DEMO_STOP, jitter),
-                drop=(*listeners.all, *admin_sockets),
+                drop=(*for_workers, *admin_sockets),
             )
         )
     for index in range(config.workers):
@@ -146,7 +159,7 @@ def _members(
         members.append(
             Member(
                 name,
-                _worker_main(config, shared, index, listeners.by_address, name, timing),
+                _worker_main(config, shared, index, listeners.by_address, inboxes, name, timing),
                 Slot(timing, config.drain_timeout + timing.kill_grace, jitter),
                 prepare=_preload,
                 drop=(*admin_sockets, *demo_sockets),
@@ -171,6 +184,7 @@ def _worker_main(
     shared: Shared,
     index: int,
     listeners: Sequence[Sequence[socket.socket]],
+    inboxes: Inboxes | None,
     name: str,
     timing: Timing,
 ) -> Callable[[Lifeline], int]:
@@ -181,7 +195,7 @@ def _worker_main(
 
         if config.cpu_affinity:
             os.sched_setaffinity(0, {cpus[index % len(cpus)]})
-        return worker.run(config, shared, index, listeners, lifeline, timing)
+        return worker.run(config, shared, index, listeners, inboxes, lifeline, timing)
 
     return _named(config, name, run)
 

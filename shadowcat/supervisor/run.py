@@ -52,6 +52,8 @@ class Supervisor:
         notifier: Notifier,
         timing: Timing,
         on_ready: Callable[[], None],
+        *,
+        restores_signals: bool = True,
     ) -> None:
         """Prepare; nothing is forked yet.
 
@@ -62,9 +64,12 @@ class Supervisor:
             notifier: The service manager.
             timing: All waits.
             on_ready: Called once, when every member is ready for the first time.
+            restores_signals: Whether signals have their former actions again in the end. Where the process
+                ends, too, a last one that is repeated would kill it.
         """
         self._shared = shared
         self._sessions = shared.sessions_for(SUPERVISOR)
+        self._breakers = shared.breakers_with(self._sessions.locks, SUPERVISOR)
         self._members = members
         self._workers = [member for member in members if member.worker is not None]
         self._others = [member for member in members if member.worker is None]
@@ -72,6 +77,7 @@ class Supervisor:
         self._notifier = notifier
         self._timing = timing
         self._on_ready = on_ready
+        self._restores_signals = restores_signals
         self._adoption = Adoption(len(self._workers), timing.adopt_after)
         self._selector = selectors.DefaultSelector()
         self._phase = Phase.STARTING
@@ -102,7 +108,10 @@ class Supervisor:
         finally:
             self._leave_nobody()
             self._selector.close()
-            self._signals.restore()
+            if self._restores_signals:
+                self._signals.restore()
+            else:
+                self._signals.ignore()
             self._sessions.close()
         return self._status
 
@@ -264,7 +273,9 @@ class Supervisor:
         if member.page is not None and member.number is not None:
             member.page.reset_gauges(self._shared.layout)
             self._shared.mail.clear(member.number)
+            self._shared.connections.clear(member.number)
             self._sessions.repair(member.number)
+            self._breakers.repair(member.number)
         if member.worker is not None:
             self._adoption.forget(member.worker)
 

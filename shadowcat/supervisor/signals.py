@@ -14,10 +14,11 @@ _HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP,
 class SignalPipe:
     """Turns signals into bytes of a pipe (signal.set_wakeup_fd)."""
 
-    __slots__ = ("_read", "_write")
+    __slots__ = ("_before", "_read", "_write")
 
     def __init__(self) -> None:
         """Install the handlers; main thread only."""
+        self._before = {number: signal.getsignal(number) for number in _HANDLED}
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in _HANDLED:
@@ -34,10 +35,17 @@ class SignalPipe:
         return []
 
     def restore(self) -> None:
-        """Give the signals their default actions back."""
+        """Give the signals the actions back that they had before."""
+        signal.set_wakeup_fd(-1)
+        for number, action in self._before.items():
+            signal.signal(number, action)
+        self.close()
+
+    def ignore(self) -> None:
+        """Take no more: the interpreter, as it ends, gives handlers up, and one more signal would kill it."""
         signal.set_wakeup_fd(-1)
         for number in _HANDLED:
-            signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN)
         self.close()
 
     def close(self) -> None:

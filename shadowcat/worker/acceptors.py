@@ -1,4 +1,4 @@
-"""The listeners that this worker accepts from: its own slot's, and those it has adopted."""
+"""Where a worker gets its connections: listeners and inbox of its own slot, and of those it has adopted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from shadowcat.log import LOGGER
+from shadowcat.worker.handover import Handover
 
 
 class Acceptors:
@@ -17,7 +18,7 @@ class Acceptors:
     what it is given.
     """
 
-    __slots__ = ("_backlog", "_factory", "_listeners", "_loop", "_servers")
+    __slots__ = ("_backlog", "_factory", "_handover", "_listeners", "_loop", "_servers")
 
     def __init__(
         self,
@@ -25,6 +26,7 @@ class Acceptors:
         factory: Callable[[], asyncio.Protocol],
         listeners: Sequence[Sequence[socket.socket]],
         backlog: int,
+        handover: Handover | None = None,
     ) -> None:
         """Begin with none registered.
 
@@ -33,15 +35,22 @@ class Acceptors:
             factory: Makes the protocol of an accepted connection.
             listeners: The sockets of all slots: `listeners[address][slot]`.
             backlog: create_server listens anew, with 100 unless it is told the right number.
+            handover: Spreads connections over the workers; None where there is only one.
         """
         self._loop = loop
         self._factory = factory
         self._listeners = listeners
         self._backlog = backlog
+        self._handover = handover
         self._servers: dict[int, list[asyncio.AbstractServer]] = {}
 
+    def beat(self, now_ns: int) -> None:
+        """A beat of the worker has passed: `now_ns` is CLOCK_MONOTONIC."""
+        if self._handover is not None:
+            self._handover.beat(now_ns)
+
     async def open(self, slot: int) -> None:
-        """Accept from the listeners of `slot`.
+        """Accept from the listeners of `slot`, and what other workers hand over to it.
 
         Raises:
             OSError: No descriptor is to be had.
@@ -49,19 +58,24 @@ class Acceptors:
         if slot in self._servers:
             return
         servers = self._servers[slot] = []
+        factory = self._factory if self._handover is None else self._handover.fresh
         for sockets in self._listeners:
             own = sockets[slot].dup()
             try:
-                servers.append(await self._loop.create_server(self._factory, sock=own, backlog=self._backlog))
+                servers.append(await self._loop.create_server(factory, sock=own, backlog=self._backlog))
             except BaseException:
                 own.close()
                 self.close(slot)
                 raise
+        if self._handover is not None:
+            self._handover.open(slot)
 
     def close(self, slot: int) -> None:
         """Accept no more from the listeners of `slot`; their queues stay for whoever accepts next."""
         for server in self._servers.pop(slot, ()):
             server.close()
+        if self._handover is not None:
+            self._handover.close(slot)
 
     async def finish(self) -> None:
         """Take one last time what waits in the queues of all listeners served, then accept no more."""
@@ -69,6 +83,8 @@ class Acceptors:
         for slot in slots:
             self.close(slot)
         waiting = [one for slot in slots for sockets in self._listeners for one in _accept_all(sockets[slot])]
+        if self._handover is not None:
+            waiting += [one for slot in slots for one in self._handover.rest(slot)]
         for one in waiting:
             # The loop does this for connections it has accepted itself, but not for these.
             with contextlib.suppress(OSError):

@@ -16,8 +16,10 @@ from shadowcat.log import LOGGER
 from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.page import State
 from shadowcat.shm.shared import Lifeline, Shared, worker_number
+from shadowcat.supervisor.inboxes import Inboxes
 from shadowcat.supervisor.timing import Timing
 from shadowcat.worker.acceptors import Acceptors
+from shadowcat.worker.handover import Handover
 
 if TYPE_CHECKING:
     from shadowcat.proxy.plane import DataPlane
@@ -38,6 +40,7 @@ def run(
     shared: Shared,
     slot: int,
     listeners: Sequence[Sequence[socket.socket]],
+    inboxes: Inboxes | None,
     lifeline: Lifeline,
     timing: Timing | None = None,
     assemble: Assemble | None = None,
@@ -49,6 +52,7 @@ def run(
         shared: What the supervisor made before the fork.
         slot: The slot whose listeners are this worker's own.
         listeners: The sockets of all slots: `listeners[address][slot]`.
+        inboxes: Where workers hand connections over to each other; None where there is only one.
         lifeline: The tie to the supervisor.
         timing: The supervisor's waits; default: the usual ones.
         assemble: Builds the data plane; default: the proxy.
@@ -75,7 +79,9 @@ def run(
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     data_plane = assemble(config, shared, worker_number(slot), loop)
-    acceptors = Acceptors(loop, data_plane.client_protocol, listeners, config.backlog)
+    factory = data_plane.client_protocol
+    handover = None if inboxes is None else Handover(loop, factory, shared, slot, inboxes)
+    acceptors = Acceptors(loop, factory, listeners, config.backlog, handover)
     worker = _Worker(config, shared, slot, loop, data_plane, acceptors, timing or Timing())
     # One run from start to end: uvloop loses signals that arrive between two.
     loop.run_until_complete(worker.serve(lifeline))
@@ -133,7 +139,9 @@ class _Worker:
         await self._end.wait()
 
     def _beat(self) -> None:
-        self._page.beat(time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        self._page.beat(now_ns)
+        self._acceptors.beat(now_ns)
         if self._draining and self._data_plane.open_connections == 0:
             self._end.set()
             return
@@ -154,6 +162,8 @@ class _Worker:
                     self._data_plane.answered()
                 case Mail.WAKE:
                     self._data_plane.wake(argument)
+                case Mail.MAKE_ROOM:
+                    self._data_plane.make_room(argument)
 
     async def _adopt(self, slot: int) -> None:
         async with self._turn:

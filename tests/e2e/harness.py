@@ -80,9 +80,7 @@ class Shadowcat:
         directory = Path(self._directory.name)
         self._config = directory / "shadowcat.json"
         self._stderr = directory / "stderr"
-        self._config.write_text(
-            json.dumps({"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "workers": 2} | dict(config))
-        )
+        self.write(config)
         if timing is None and not prelude:
             self._command = [str(COMMAND), "--config", str(self._config), *arguments]
         else:
@@ -146,6 +144,13 @@ class Shadowcat:
         line = stdout.readline()
         assert line, f"ended with {self._popen.wait(STOP_TIMEOUT)} before it was ready: {self.stderr}"
         self.ready = json.loads(line)
+
+    def write(self, config: Mapping[str, Any] | str) -> None:
+        """Write the configuration file: keys beside the usual ones, or its whole text."""
+        if not isinstance(config, str):
+            usual = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "workers": 2}
+            config = json.dumps(usual | dict(config))
+        self._config.write_text(config)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the supervisor."""

@@ -242,9 +242,9 @@ def test_each_is_killed_in_turn_under_load(cat: Shadowcat) -> None:
             assert {name: count for name, count in before.items() if after[name] < count} == {}
             now = pids(cat)
             assert [number for number in range(WORKERS) if now[number] != others[number]] == [slot]
-        accepted = [worker["connections_accepted"] for worker in cat.status()["workers"]]
+        seen = arrivals(cat)
         # The replacements accept, each of them.
-        eventually(lambda: all(now > then for now, then in zip(counts(cat), accepted, strict=True)))
+        eventually(lambda: all(now > then for now, then in zip(arrivals(cat), seen, strict=True)))
     assert set(traffic.outcomes) <= {"answered", "lost"}, traffic.failures
     assert {failure.port for failure in traffic.failures} <= set().union(*lost)
     assert traffic.outcomes["lost"] <= sum(map(len, lost))
@@ -266,8 +266,11 @@ def pids(cat: Shadowcat) -> list[int]:
     return [worker["pid"] for worker in cat.status()["workers"]]
 
 
-def counts(cat: Shadowcat) -> list[int]:
-    return [worker["connections_accepted"] for worker in cat.status()["workers"]]
+def arrivals(cat: Shadowcat) -> list[float]:
+    """The connections that came to each worker; one that has many already hands them over."""
+    page = families(cat)
+    names = ("connections_accepted_total", "connections_handed_over_total")
+    return [sum(counts) for counts in zip(*(per_worker(page, name) for name in names), strict=True)]
 
 
 def levels(cat: Shadowcat, name: str) -> list[float]:

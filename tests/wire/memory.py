@@ -65,6 +65,7 @@ class _Loop:
 
     def __init__(self) -> None:
         self._tasks: list[Coroutine[Any, Any, None]] = []
+        self._soon: list[Callable[[], None]] = []
 
     def time(self) -> float:
         return 1000.0
@@ -73,14 +74,20 @@ class _Loop:
         self._tasks.append(work)
         return self
 
+    def call_soon(self, work: Callable[[], None]) -> None:
+        self._soon.append(work)
+
     def add_done_callback(self, _: object) -> None:
         """A task that has ended is nobody's business here."""
 
     def turn(self) -> None:
         """Run what was started since the last turn, to its end."""
-        while self._tasks:
-            with suppress(StopIteration):
-                self._tasks.pop(0).send(None)
+        while self._soon or self._tasks:
+            while self._soon:
+                self._soon.pop(0)()
+            if self._tasks:
+                with suppress(StopIteration):
+                    self._tasks.pop(0).send(None)
 
 
 class _Dialer:
@@ -165,6 +172,10 @@ class MemoryPlane:
         client.connection_lost(None)
         self.plane.abort()
         self._pool.close_idle()
+        for connection, transport in dialer.made:
+            if transport.ending != "open":
+                connection.connection_lost(None)
+        self._loop.turn()
         self.plane.wheel = Wheel(self.plane.clock())  # Time stands still: the old one would keep everything.
         return outcome
 

@@ -174,7 +174,7 @@ class PlaneRunner:
         await self._loop.shutdown_default_executor()
 
     def _count_pooled(self) -> int:
-        return sum(pool._open for route in self.plane.routes for pool in route.pools)
+        return sum(len(pool._connections) for route in self.plane.routes for pool in route.pools)
 
     def _note_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.errors.append(f"{context.get('message')}: {context.get('exception')!r}")

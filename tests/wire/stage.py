@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 from shadowcat.config.model import (
     Auth,
     Balance,
+    Breaker,
     Config,
     Http,
+    Outlier,
     Pool,
     Retry,
     Route,
@@ -150,6 +152,8 @@ def stage(
     retry: dict[str, Any] | None = None,
     http: dict[str, Any] | None = None,
     sessions: dict[str, Any] | None = None,
+    breaker: Breaker | None = None,
+    outlier: Outlier | None = None,
     routes: Sequence[Route] = (),
     workers: int = 1,
     auth: Auth | None = None,
@@ -169,6 +173,8 @@ def stage(
         timeouts=Timeouts(**timeouts or {}),
         retry=Retry(**retry or {}),
         auth=auth,
+        breaker=breaker,
+        outlier=outlier,
     )
     config = Config(
         workers=workers,

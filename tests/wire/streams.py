@@ -55,7 +55,11 @@ def deliver(proxy: Stage, other: DataPlane) -> None:
     mail = proxy._shared.mail
     while received := [(number, entry) for number in planes for entry in mail.receive(number)]:
         for number, (_, kind, slot) in received:
-            work = {Mail.END_STREAM: planes[number].end_stream, Mail.WAKE: planes[number].wake}
+            work = {
+                Mail.END_STREAM: planes[number].end_stream,
+                Mail.WAKE: planes[number].wake,
+                Mail.MAKE_ROOM: planes[number].make_room,
+            }
             work[kind](slot)
         proxy.settle()
     proxy.advance(SETTLE)

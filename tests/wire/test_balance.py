@@ -408,3 +408,10 @@ def test_a_lost_session_finds_nobody() -> None:
         got = servers.ask(post(LIST, named(session)))
         assert got.status == 503
         assert {each.host for each in servers.seen} == {"a.example:3001"}
+
+
+def test_one_that_has_as_many_as_it_may_is_passed_over() -> None:
+    keys = [{"max_connections": 2}, {}]
+    with stage(upstreams=2, keys=keys, balance={"strategy": "healthy_first"}) as proxy:
+        hosts = [asked(proxy, CALL)[2] for _ in range(4)]
+        assert hosts == list("aabb")

@@ -93,13 +93,17 @@ class SessionTable(Marks):
         self._blocks = Blocks(region, areas, self.locks)
         self._params = Params(self._slots, self._blocks)
         self._subscriptions = Subscriptions(self._slots, self._blocks)
-        self._idle_ns = int(section.idle_timeout * _NS)
-        self._touch_ns = min(_TOUCH, self._idle_ns // _TOUCHES)
-        self._upkeep = Upkeep(self._slots, self._free, self._owners, self._blocks, self._idle_ns)
+        self._upkeep = Upkeep(self._slots, self._free, self._owners, self._blocks)
+        self.configure(section)
         self._keys = ids.Keys(urandom)
         self._young: dict[bytes, Session] = {}
         self._old: dict[bytes, Session] = {}
         self._reclaimed: list[SessionRecord] = []
+
+    def configure(self, section: model.Sessions) -> None:
+        """Go by this `idle_timeout` from now on; all processes have to be told."""
+        self._idle_ns = self._upkeep.idle_ns = int(section.idle_timeout * _NS)
+        self._touch_ns = min(_TOUCH, self._idle_ns // _TOUCHES)
 
     def close(self) -> None:
         """Close the descriptor of the locks."""

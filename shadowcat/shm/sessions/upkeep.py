@@ -32,16 +32,17 @@ class Upkeep:
     """The table's upkeep, in whichever process does it."""
 
     __slots__ = (
-        "_blocks", "_free", "_hand", "_idle_ns", "_look_again", "_owners", "_slots", "_subscriptions"
+        "_blocks", "_free", "_hand", "_look_again", "_owners", "_slots", "_subscriptions", "idle_ns"
     )  # fmt: skip
 
-    def __init__(self, slots: Slots, free: FreeSlots, owners: Owners, blocks: Blocks, idle_ns: int) -> None:
+    def __init__(self, slots: Slots, free: FreeSlots, owners: Owners, blocks: Blocks) -> None:
         self._slots = slots
         self._free = free
         self._owners = owners
         self._blocks = blocks
         self._subscriptions = Subscriptions(slots, blocks)
-        self._idle_ns = idle_ns
+        self.idle_ns = 0
+        """`idle_timeout`; set by the table."""
         self._hand = 0
         self._look_again = 0
 
@@ -49,7 +50,7 @@ class Upkeep:
         """The slots among first..first+count whose sessions have expired. Mends what it comes across."""
         slots = self._slots
         count = min(count, slots.areas.capacity - first)
-        idle_since = now_ns - self._idle_ns
+        idle_since = now_ns - self.idle_ns
         expired = []
         for slot, end, seen, version, used in zip(
             range(first, first + count),
@@ -82,7 +83,7 @@ class Upkeep:
         words = self._slots.words
         base = slot * SLOT_WORDS
         end, seen = words[base + HARD_END], words[base + LAST_SEEN]
-        return bool(end) and (end <= now_ns or seen <= now_ns - self._idle_ns)
+        return bool(end) and (end <= now_ns or seen <= now_ns - self.idle_ns)
 
     def occupied(self, first: int, count: int) -> list[int]:
         """The slots among first..first+count that have a session."""

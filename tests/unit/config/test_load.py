@@ -107,8 +107,8 @@ def test_yaml_merge_keys_may_be_overridden(load):
         ("routess: []", "routess: unknown key: did you mean routes?"),
         ("body_limit: 1MiB", "body_limit: unknown key here: did you mean http.body_limit?"),
         (
-            "max_connections: 1",
-            "max_connections: unknown key here: did you mean routes[].pool.max_connections?",
+            "hash_on: principal",
+            "hash_on: unknown key here: did you mean routes[].balance.hash_on?",
         ),
         ("zzz: 1", "zzz: unknown key: known here are listen, workers, admin"),
         ("http: {body-limit: 1}", "http.body-limit: unknown key: did you mean body_limit?"),

@@ -22,6 +22,7 @@ from shadowcat.config.units import Duration, Size
 )
 def test_duration_reads(text, seconds):
     assert Duration.parse(text) == seconds
+    assert Duration(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,7 @@ def test_duration_reads(text, seconds):
 )
 def test_size_reads(text, size):
     assert Size.parse(text) == size
+    assert Size(text) == size
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,9 @@ def test_size_reads(text, size):
 def test_refused_with_an_example(kind, text):
     with pytest.raises(ValueError, match=r"expected a (duration|size) such as"):
         kind.parse(text)
+    if isinstance(text, str):
+        with pytest.raises(ValueError):
+            kind(text)
 
 
 def test_unknown_unit_names_the_known_ones():

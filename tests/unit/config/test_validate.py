@@ -5,11 +5,13 @@ import pytest
 
 from shadowcat.config.model import (
     Balance,
+    Breaker,
     Config,
     Credential,
     Health,
     Http,
     Log,
+    Outlier,
     Pool,
     Route,
     Sessions,
@@ -237,13 +239,36 @@ def test_credentials(headers, message):
         ({"workers": 257}, "workers: expected a whole number <= 256, got 257"),
         ({"workers": "2"}, "workers: expected a whole number, got '2'"),
         ({"log": Log(level="loud")}, "log.level: expected one of debug, info"),
-        ({"drain_timeout": "30s"}, "drain_timeout: a value of another type, such as text for a duration"),
+        ({"drain_timeout": "30s"}, "drain_timeout: expected Duration, got str: write Duration('30s')"),
+        ({"http": Http(body_limit="4MiB")}, "http.body_limit: expected Size, got str: write Size('4MiB')"),
+        (
+            {
+                "routes": [
+                    route(Upstream(url="http://a/")),
+                    Route(path="/b", upstreams=(), pool=Pool(idle_timeout="4s")),
+                ]
+            },
+            "list, got tuple\nroutes[1].pool.idle_timeout: expected Duration, got str: write Duration('4s')",
+        ),
+        (
+            {"routes": [Route(upstreams=[], timeouts=Timeouts(tools={"x": "1s"}))]},
+            "timeouts.tools.x: expected Duration, got str",
+        ),
         ({"drain_timeout": Duration(-1)}, "drain_timeout: expected a duration"),
         ({"routes": [Route(upstreams=[Upstream(url=5)])]}, "routes[0].upstreams[0].url: expected text"),
     ],
 )
 def test_types_that_python_does_not_check(changes, message):
     assert message in refusal(**changes)
+
+
+def test_room_for_routes_and_upstreams():
+    two = [route(), route(Upstream(url="http://a/"), Upstream(url="http://b/"), path="/b")]
+    accepted(routes=two, max_routes=2, max_upstreams=3)
+    assert refusal(routes=two, max_routes=1) == (
+        "max_routes: there are 2, and the start makes room for 1: write at least 2"
+    )
+    assert "max_upstreams: there are 3" in refusal(routes=two, max_upstreams=2)
 
 
 def test_all_problems_at_once():
@@ -276,6 +301,43 @@ def test_all_problems_at_once():
 )
 def test_bad_health_checks(health, message):
     assert f"routes[0].health.{message}" in refusal(routes=[route(health=Health(**health))])
+
+
+@pytest.mark.parametrize(
+    ("breaker", "message"),
+    [
+        ({"window": Duration(0.9)}, "window: workers tell each other"),
+        ({"window": Duration(0)}, "window: must be more than 0"),
+        ({"open_for": Duration(0)}, "open_for: must be more than 0"),
+        ({"error_rate": float("nan")}, "error_rate: expected a number > 0.0"),
+        ({"half_open_requests": 9}, "half_open_requests: expected a whole number <= 8"),
+    ],
+)
+def test_bad_breakers(breaker, message):
+    assert f"routes[0].breaker.{message}" in refusal(routes=[route(breaker=Breaker(**breaker))])
+
+
+@pytest.mark.parametrize(
+    ("outlier", "message"),
+    [
+        ({"interval": Duration(0.5)}, "interval: workers tell each other"),
+        (
+            {"ejection_time": Duration(60), "max_ejection_time": Duration(59)},
+            "max_ejection_time: 59s is less",
+        ),
+        ({"latency_factor": float("nan")}, "latency_factor: expected a number > 1.0"),
+        ({"latency_factor": float("inf")}, "latency_factor: no upstream would"),
+        ({"max_ejection_percent": 101}, "max_ejection_percent: expected a whole number <= 100"),
+    ],
+)
+def test_bad_ejections(outlier, message):
+    assert f"routes[0].outlier.{message}" in refusal(routes=[route(outlier=Outlier(**outlier))])
+
+
+def test_good_breakers_and_ejections():
+    breaker = Breaker(window=Duration(1), error_rate=1.0, half_open_requests=8, open_for=Duration(0.001))
+    outlier = Outlier(interval=Duration(1), max_ejection_time=Duration(30), max_ejection_percent=0)
+    accepted(routes=[route(breaker=breaker, outlier=outlier), route(path="/b", outlier=Outlier())])
 
 
 def test_good_health_checks():

@@ -11,8 +11,14 @@ from pathlib import Path
 import pytest
 
 from shadowcat.config.model import Config, Route, Sessions, Upstream
+from shadowcat.control.closer import Closer
+from shadowcat.control.health import HealthChecker
 from shadowcat.control.main import run
-from shadowcat.shm.shared import Shared, worker_number
+from shadowcat.control.present import Present
+from shadowcat.control.server import Admin
+from shadowcat.shm.shared import CONTROL, Shared, worker_number
+
+from .live import Changes, Host, serving
 
 DEADLINE = 10.0
 Request = Callable[..., http.client.HTTPResponse]
@@ -147,6 +153,19 @@ def control(start: Callable[..., Control], tcp: socket.socket, unix: socket.sock
     child = start(tcp, unix)
     assert child.said() == "R"
     return child
+
+
+@pytest.fixture
+def host(config: Config, shared: Shared) -> Iterator[Host]:
+    """The admin listener in this process; see live.py."""
+    changes = Changes(config)
+    table = shared.sessions_for(CONTROL)
+    try:
+        admin = Admin(Present(shared), shared, table, Closer(shared, table), HealthChecker(shared), changes)
+        with serving(admin, changes) as running:
+            yield running
+    finally:
+        table.close()
 
 
 def connect(listener: socket.socket) -> http.client.HTTPConnection:

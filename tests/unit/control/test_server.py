@@ -147,6 +147,7 @@ def test_every_family_has_its_type_and_help(control, ask) -> None:
         Kind.COUNTER: "counter",
         Kind.STATUSES: "counter",
         Kind.GAUGE: "gauge",
+        Kind.SECONDS: "counter",
         Kind.HISTOGRAM: "histogram",
     }
     families = {

@@ -32,6 +32,7 @@ def traffic(shared, full_start) -> None:
     cells[cell_of(shared, "requests_total", "/mcp") + 200] = 1234
     cells[cell_of(shared, "connections")] = 56
     cells[cell_of(shared, "upstream_requests_total", "/mcp", "b")] = 789
+    cells[cell_of(shared, "upstream_requests_total", "/mcp", "a")] = 263
     cells[cell_of(shared, "refusals_total", "no_route")] = 3
     cells[cell_of(shared, "sessions_created_total", "/mcp", "b")] = 4321
     cells[cell_of(shared, "sessions_ended_total", "/mcp", "b")] = 1111
@@ -51,8 +52,9 @@ def test_tables_over_tcp_and_unix(control, tcp, unix, traffic) -> None:
         assert "127.0.0.1:43121" in result.output
         assert "1234" in line(result.output, "/mcp")
         assert "200:1234" in line(result.output, "/mcp")
-        assert "789" in line(result.output, "b ")
-        assert "3210" in line(result.output, "b ")
+        shown = line(result.output, "/mcp b ").split()
+        assert shown[2:6] == ["up", "1", "789", "75%"]
+        assert "3210" in shown
         assert "0 of 64 sessions; since the start 4321 created, 1111 ended, 17 recovered" in result.output
         assert "56" in line(result.output, "worker 1")
         assert str(os.getpid()) in line(result.output, "worker 0")
@@ -110,8 +112,13 @@ def test_rates_are_differences() -> None:
             "routes": [{
                 "path": "/mcp[bold]", "requests": requests, "in_flight": 0, "statuses": {},
                 "mean_duration_seconds": 0.0015,
-                "upstreams": [{"name": "a", "requests": requests, **upstream}],
+                "upstreams": [{
+                    "name": "a", "requests": requests, "state": "half_open", "weight": 3, "share": 1.0,
+                    "mean_response_seconds": 0.002, "drained_in_seconds": None, "ejected_for_seconds": None,
+                    "health": None, **upstream,
+                }],
             }],
+            "leaving": [],
         }  # fmt: skip
 
     console = Console(width=200, markup=False)
@@ -119,7 +126,8 @@ def test_rates_are_differences() -> None:
         console.print(render(document(12.0, 600, 3.0), document(10.0, 100, 2.0)))
     text = capture.get()
     assert "250.0" in line(text, "/mcp[bold]")
-    assert "250.0" in line(text, "a ")
+    for shown in ("250.0", "breaker half-open", "100%", "2.0 ms"):
+        assert shown in line(text, "a ")
     assert "1.5 ms" in line(text, "/mcp[bold]")
     assert "50.0" in line(text, "worker 0")
     assert "1d 1h" in line(text, "worker 0")

@@ -32,8 +32,9 @@ class Host:
 def count(failures: Failures, good: int = 0, bad: int = 0) -> None:
     for _ in range(bad):
         failures.failed()
-    for _ in range(good):
-        failures.succeeded()
+    failures.sent(good + bad)
+    if good:
+        failures.in_a_row = 0
 
 
 def test_a_bucket_is_a_third_of_the_window() -> None:
@@ -48,7 +49,15 @@ def test_failures_in_a_row_open_and_a_success_begins_anew() -> None:
     count(host.one, bad=1)
     assert trips(SECTION, host.one.in_a_row, host.words, 0, 0)
     count(host.one, good=1)
-    assert host.one.in_a_row == 0
+    assert not trips(SECTION, host.one.in_a_row, host.words, 0, 0)
+
+
+def test_what_could_not_be_sent_is_a_request_too() -> None:
+    host = Host()
+    for _ in range(20):
+        host.one.failed(is_sent=False)
+    assert host.words[0] == 20 << 22 | 20
+    assert host.trips()
 
 
 def test_the_rate_is_that_of_all_workers() -> None:

@@ -52,3 +52,4 @@ def test_a_truncated_answer_is_a_failure_and_the_end_of_a_stream_is_not() -> Non
     assert judge_cut_off(b"POST", "tools/call", timed_out=True) is NEUTRAL
     assert judge_cut_off(b"POST", "tools/list", timed_out=True) is FAILURE
     assert judge_cut_off(b"GET", None, timed_out=False) is NEUTRAL
+    assert judge_cut_off(b"POST", "subscriptions/listen", timed_out=False) is NEUTRAL

