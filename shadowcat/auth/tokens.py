@@ -14,11 +14,11 @@ from base64 import urlsafe_b64decode
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 LONGEST_TOKEN: Final = 8192
 _SCHEME: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)(?:[ \t]+(.*))?", re.DOTALL)
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9\-._~+/]+=*")  # token68, RFC 9110 section 11.2
-_QUERY: Final = re.compile(rb"[?&]access_token(?:=|&|\Z)", re.IGNORECASE)
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-]*")
 _SLACK: Final = {2: 0x0F, 3: 0x03}
 """Bits of the last letter that carry nothing, by the letters in the last group: they have to be 0."""
@@ -62,7 +62,7 @@ def bearer(authorizations: Sequence[bytes], query: bytes) -> bytes | Fault:
         authorizations: The values of all its Authorization fields.
         query: Its query, with the question mark.
     """
-    if query and _QUERY.search(query):
+    if query and any(_is_token(part) for part in query[1:].split(b"&")):
         return Fault.IN_QUERY
     if not authorizations:
         return Fault.MISSING
@@ -75,6 +75,11 @@ def bearer(authorizations: Sequence[bytes], query: bytes) -> bytes | Fault:
         return Fault.MISSING  # Another scheme: this one is asked for.
     token: bytes = parts[2] or b""
     return token if _TOKEN.fullmatch(token) else Fault.MALFORMED
+
+
+def _is_token(parameter: bytes) -> bool:
+    """Whether a parameter of a query is a token (RFC 6750 section 2.3), in any spelling that a server reads."""
+    return unquote_to_bytes(parameter.partition(b"=")[0]).lower() == b"access_token"
 
 
 def read_jwt(token: bytes) -> Jwt | None:

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from shadowcat.auth.keys import ASYMMETRIC, KeySet, VerificationKey, source_of
 from shadowcat.auth.principal import principal_text
 from shadowcat.auth.tokens import LONGEST_TOKEN, Jwt, TokenError, check_times, read_jwt, scopes_of
+from shadowcat.config.access import spellings
 from shadowcat.config.model import Issuer
 
 _NOBODY: Final = "the token was issued by somebody who is not trusted here"
@@ -36,12 +37,12 @@ class Unknown(NamedTuple):
 class TrustedIssuer:
     """One issuer, as a route sees it."""
 
-    __slots__ = ("algorithms", "audience", "keys", "section", "source")
+    __slots__ = ("algorithms", "audiences", "keys", "section", "source")
 
     def __init__(self, section: Issuer, audience: str, keys: KeySet | None) -> None:
         """`keys` are those of its source; None if none were fetched yet, and where there is no source."""
         self.section = section
-        self.audience = audience
+        self.audiences = spellings(audience)
         self.source = source_of(section)
         if section.secret is not None:
             keys = KeySet([VerificationKey.secret(section.secret)])
@@ -150,7 +151,7 @@ class Verifier:
             audiences = [audiences]
         if not isinstance(audiences, list) or not all(isinstance(each, str) for each in audiences):
             raise TokenError("the token does not say for whom it is")
-        if issuer.audience not in audiences:
+        if issuer.audiences.isdisjoint(audiences):
             raise TokenError("the token is for another resource")
         subject = claims.get("sub")
         client = claims.get("client_id", claims.get("azp", ""))

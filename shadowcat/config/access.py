@@ -18,6 +18,7 @@ SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
 """A secret is at least as long as the hash (RFC 7518 section 3.2)."""
 
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 appendix A.4
+_HOST_ALONE: Final = re.compile(r"(https?://[^/?#]+)/?")
 _LONGEST: Final = 512
 _KEYS: Final = ("jwks_url", "secret", "introspection")
 
@@ -43,6 +44,12 @@ def canonical(url: str) -> str:
     except ValueError:
         return url  # Not valid, which is said elsewhere.
     return f"{parts.scheme.lower()}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
+
+
+def spellings(resource: str) -> frozenset[str]:
+    """How a token may name a resource: an empty path and "/" are the same one (RFC 3986 section 6.2.3)."""
+    host = _HOST_ALONE.fullmatch(resource)
+    return frozenset({host[1], f"{host[1]}/"}) if host is not None else frozenset({resource})
 
 
 def check_issuer_url(url: str) -> None:

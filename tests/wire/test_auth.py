@@ -108,7 +108,8 @@ def test_a_token_is_judged_with_every_request() -> None:
 def test_a_verdict_is_kept_no_longer_than_the_key() -> None:
     with guarded(auth={"cache": 300}) as proxy:
         client = proxy.caller()
-        for keys in (None, {"keys": []}):
+        # A head is remembered from the second time on, and what is known of its token with it.
+        for keys in (None, None, None, {"keys": []}):
             if keys is not None:
                 publish_keys(proxy, keys)
             proxy.tell(client, asked("legacy POST", bearer(GOOD)))
@@ -269,6 +270,25 @@ def test_an_upstreams_challenge_is_for_the_proxy(what: str, kind: str) -> None:
             assert got.header("WWW-Authenticate") is None
         else:
             assert got.body == b"{}"
+
+
+def test_every_challenge_is_the_proxys_and_not_just_the_first() -> None:
+    answer = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}"
+    with guarded() as proxy:
+        client = proxy.caller()
+        for turn in range(5):
+            status = b"200 OK" if turn < 3 else b"401 Unauthorized"
+            proxy.tell(client, asked("legacy POST", bearer(GOOD)))
+            upstream = next(each for each in proxy.upstreams if each.writes)
+            upstream.take()
+            upstream.send(answer.replace(b"401 Unauthorized", status))
+            proxy.settle()
+            assert split(client.take())[0].status == (200 if turn < 3 else 502)
+    for _ in range(3):  # Over connections of one upstream that answers nothing else.
+        with guarded() as proxy:
+            for _ in range(4):
+                _, received = proxy.passes(asked("legacy POST", bearer(GOOD)), answer=answer)
+                assert split(received)[0].status == 502
 
 
 def test_without_auth_an_upstreams_challenge_is_the_clients() -> None:

@@ -154,6 +154,26 @@ def test_who_cannot_be_judged_gets_503_and_never_401(keys: str) -> None:
         assert proxy.untouched is (keys == "none")
 
 
+@pytest.mark.parametrize("forgery", ["alg_none", "hs_confusion"])
+def test_without_keys_nobody_is_asked_about_what_no_key_could_verify(forgery: str) -> None:
+    with guarded(keys=False) as proxy:
+        got = proxy.ask(request(token(forgery=forgery)))
+        assert got is not None
+        assert got.status == 401
+        assert questions(proxy) == []
+
+
+def test_a_token_without_kid_is_not_tried_with_several_keys() -> None:
+    with guarded(keys=False) as proxy:
+        text = token(algorithm="ES256", headers={"kid": None})
+        publish_keys(proxy)
+        proxy.passes(request(text))
+        publish_keys(proxy, WITH_NEW)
+        got = proxy.ask(request(text))
+        assert got is not None
+        assert got.status == 401
+
+
 def test_keys_that_are_too_old_are_none() -> None:
     with guarded(keys=False) as proxy:
         publish_keys(proxy, stale=100)

@@ -56,6 +56,7 @@ def test_a_token_has_one_spelling() -> None:
         (b"?access_token=x", True),
         (b"?a=b&ACCESS_TOKEN=x", True),
         (b"?access_token", True),
+        (b"?a&%61ccess%5Ftoken=x", True),
         (b"?my_access_token=x", False),
         (b"?access_tokens=x", False),
         (b"?a=access_token", False),

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from shadowcat.config import load
-from shadowcat.config.access import canonical, check_issuer_url, resource_of
+from shadowcat.config.access import canonical, check_issuer_url, resource_of, spellings
 from shadowcat.config.changes import differences
 from shadowcat.config.model import Auth, Config, Credential, Introspection, Issuer, Route, Upstream
 from shadowcat.config.units import Duration
@@ -130,6 +130,14 @@ def test_the_resource_is_spelled_in_one_way() -> None:
         check_issuer_url(url)
     with pytest.raises(ValueError, match="not encrypted"):
         check_issuer_url("http://127.0.0.1.example/")
+
+
+def test_a_host_alone_has_two_spellings() -> None:
+    assert spellings("https://x.example") == spellings("https://x.example/") == {
+        "https://x.example", "https://x.example/",
+    }  # fmt: skip
+    assert spellings("https://x.example/a") == {"https://x.example/a"}
+    assert spellings("mcp") == {"mcp"}
 
 
 def test_secrets_come_from_the_environment(tmp_path: Path) -> None:

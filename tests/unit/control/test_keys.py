@@ -255,6 +255,7 @@ def test_a_new_control_process_goes_on_with_what_there_is() -> None:
         await until(lambda: published(shared))
         await keeper.stop()
         another = KeyKeeper(shared, keeper.fetcher)
+        assert another.known(next(iter(published(shared)))) == next(iter(published(shared).values()))
         version = shared.keys.version
         another.configure(snapshot)
         await asyncio.sleep(0)
