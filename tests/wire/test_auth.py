@@ -276,19 +276,14 @@ def test_every_challenge_is_the_proxys_and_not_just_the_first() -> None:
     answer = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}"
     with guarded() as proxy:
         client = proxy.caller()
-        for turn in range(5):
-            status = b"200 OK" if turn < 3 else b"401 Unauthorized"
+        # A head is remembered from the second time on; a connection looks only for what is like its last one.
+        for status, expected in ((401, 502), (401, 502), (200, 200), (401, 502)):
             proxy.tell(client, asked("legacy POST", bearer(GOOD)))
             upstream = next(each for each in proxy.upstreams if each.writes)
             upstream.take()
-            upstream.send(answer.replace(b"401 Unauthorized", status))
+            upstream.send(answer.replace(b"401 Unauthorized", b"%d Any" % status))
             proxy.settle()
-            assert split(client.take())[0].status == (200 if turn < 3 else 502)
-    for _ in range(3):  # Over connections of one upstream that answers nothing else.
-        with guarded() as proxy:
-            for _ in range(4):
-                _, received = proxy.passes(asked("legacy POST", bearer(GOOD)), answer=answer)
-                assert split(received)[0].status == 502
+            assert split(client.take())[0].status == expected
 
 
 def test_without_auth_an_upstreams_challenge_is_the_clients() -> None:
