@@ -78,7 +78,7 @@ def bearer(authorizations: Sequence[bytes], query: bytes) -> bytes | Fault:
 
 
 def _is_token(parameter: bytes) -> bool:
-    """Whether a parameter of a query is a token (RFC 6750 section 2.3), in any spelling that a server reads."""
+    """Whether a parameter of a query is a token (RFC 6750 section 2.3), however it is spelled."""
     return unquote_to_bytes(parameter.partition(b"=")[0]).lower() == b"access_token"
 
 
