@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from shadowcat.config.load import dump, load_config
     from shadowcat.config.model import (
         AccessLog,
+        Auth,
         Balance,
         Breaker,
         Config,
         Credential,
         Health,
         Http,
+        Introspection,
+        Issuer,
         Log,
         Outlier,
         Pool,
@@ -50,6 +53,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AccessLog",
+    "Auth",
     "Balance",
     "Breaker",
     "Config",
@@ -58,6 +62,8 @@ __all__ = [
     "Duration",
     "Health",
     "Http",
+    "Introspection",
+    "Issuer",
     "Log",
     "Outlier",
     "Pool",

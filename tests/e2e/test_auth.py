@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import sys
 import threading
 import time
 from collections import Counter
@@ -78,12 +79,29 @@ def fetches(oauth: MockOAuthServer) -> int:
     return sum(entry.target == "/jwks" for entry in oauth.capture.requests)
 
 
-@pytest.mark.parametrize("start", ["command", "python"])
+PROGRAM = """
+import sys
+import shadowcat
+
+issuer = shadowcat.Issuer(issuer=sys.argv[1], audience="https://mcp.example/mcp")
+route = shadowcat.Route(
+    upstreams=[shadowcat.Upstream(url=sys.argv[2])],
+    auth=shadowcat.Auth(issuers=[issuer], scopes=["mcp:read"]),
+)
+config = shadowcat.Config(listen="127.0.0.1:0", admin="127.0.0.1:0", workers=2, routes=[route])
+sys.exit(shadowcat.run(config))
+"""
+
+
+@pytest.mark.parametrize("start", ["command", "python", "run"])
 def test_every_way_to_start_has_the_same_rules(
     oauth: MockOAuthServer, echo: EchoUpstream, start: str
 ) -> None:
     timing = {} if start == "python" else None
-    with Shadowcat(config(oauth, echo), timing=timing) as cat:
+    ready = Shadowcat(config(oauth, echo), timing=timing)
+    if start == "run":
+        ready._command = [sys.executable, "-c", PROGRAM, oauth.issuer, echo.url]
+    with ready as cat:
         statuses = {
             name: ask(cat, token)[0]
             for name, token in {

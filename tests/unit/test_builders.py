@@ -31,6 +31,12 @@ routes:
     pool: {queue_timeout: 500ms}
     timeouts: {tools: {"report_*": 30m}}
     retry: {attempts: 3}
+    auth:
+      issuers:
+        - {issuer: "https://idp.example", audience: a, algorithms: [ES256], refresh: 1m}
+        - issuer: "https://b.example"
+          audience: a
+          introspection: {url: "https://b.example/i", client_id: c, client_secret: s}
 sessions: {recovery: expire}
 http: {body_limit: 1MiB}
 access_log: {format: json}
@@ -62,6 +68,23 @@ BUILT = shadowcat.Config(
             pool=shadowcat.Pool(queue_timeout=shadowcat.Duration("500ms")),
             timeouts=shadowcat.Timeouts(tools={"report_*": shadowcat.Duration("30m")}),
             retry=shadowcat.Retry(attempts=3),
+            auth=shadowcat.Auth(
+                issuers=[
+                    shadowcat.Issuer(
+                        issuer="https://idp.example",
+                        audience="a",
+                        algorithms=["ES256"],
+                        refresh=shadowcat.Duration("1m"),
+                    ),
+                    shadowcat.Issuer(
+                        issuer="https://b.example",
+                        audience="a",
+                        introspection=shadowcat.Introspection(
+                            url="https://b.example/i", client_id="c", client_secret="s"
+                        ),
+                    ),
+                ]
+            ),
         )
     ],
     sessions=shadowcat.Sessions(recovery="expire"),
