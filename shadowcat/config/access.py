@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from shadowcat.config.addresses import Address
 from shadowcat.config.model import Issuer
+from shadowcat.config.units import Duration
 from shadowcat.config.urls import check_public_url
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
 """A secret is at least as long as the hash (RFC 7518 section 3.2)."""
+
+SHORTEST_REFRESH: Final = Duration(1)
 
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 appendix A.4
 _HOST_ALONE: Final = re.compile(r"(https?://[^/?#]+)/?")
@@ -110,6 +113,8 @@ def _issuer(path: str, issuer: Issuer) -> Iterator[str]:
         for key in ("refresh", "stale"):
             if getattr(issuer, key) != getattr(Issuer(issuer=""), key):
                 yield f"{path}.{key}: only keys that are fetched have it: remove it"
+    if 0 < issuer.refresh < SHORTEST_REFRESH:
+        yield f"{path}.refresh: {issuer.refresh} is a load of its own: write {SHORTEST_REFRESH} or more"
     if issuer.stale < issuer.refresh:
         yield f"{path}.stale: {issuer.stale} is less than refresh ({issuer.refresh}): lengthen it"
     if issuer.audience == "":

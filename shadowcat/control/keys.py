@@ -35,9 +35,11 @@ from shadowcat.log import LOGGER
 from shadowcat.shm.shared import CONTROL, Shared
 from shadowcat.shm.snapshots import SnapshotTooLargeError
 
-PAUSE: Final = 1.5
-"""Seconds from one fetch to the next, however many tokens with unknown keys there are. Shorter than a request
-waits, so that one whose key is just new is not refused."""
+PAUSE: Final = 3.0
+"""Seconds from one fetch that workers ask for to the next, however many tokens with unknown keys there are."""
+BURST: Final = 3
+"""So many are not delayed, after some quiet: a request waits for a new key for 2 s only."""
+_FIRST_PAUSE: Final = 1.5
 _LONGEST_PAUSE: Final = 30.0
 """After failures."""
 _NS: Final = 1_000_000_000
@@ -152,8 +154,9 @@ class _Source:
         self._woken = asyncio.Event()
         self._waiting: list[asyncio.Future[bool]] = []
         self._failures = 0
-        self._begun = -int(PAUSE * _NS)
-        """When the last fetch began, CLOCK_MONOTONIC; long ago at first."""
+        self._allowance = float(BURST)
+        """How many fetches may be asked for now; grows by one with each pause."""
+        self._counted = keeper.clock()
 
     async def renew(self) -> bool:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -174,12 +177,12 @@ class _Source:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._due()):
                         await self._woken.wait()
-            pause = PAUSE - (self._keeper.clock() - self._begun) / _NS
-            if pause > 0:
-                await asyncio.sleep(pause)
+            if self._woken.is_set():
+                pause = self._take()
+                if pause > 0:
+                    await asyncio.sleep(pause)
             self._woken.clear()
             waiting, self._waiting = self._waiting, []
-            self._begun = self._keeper.clock()
             went_well = False
             try:
                 went_well = await self._fetch()
@@ -193,11 +196,18 @@ class _Source:
         """Nobody needs the keys any more."""
         _tell(self._waiting, False)
 
+    def _take(self) -> float:
+        """Take one fetch from the allowance; the seconds until it may begin."""
+        now = self._keeper.clock()
+        grown = self._allowance + (now - self._counted) / _NS / PAUSE
+        self._allowance, self._counted = min(grown, float(BURST)) - 1, now
+        return -self._allowance * PAUSE
+
     def _due(self) -> float:
         """Seconds until the next fetch."""
         refresh = float(self.issuer.refresh)
         if self._failures:
-            return min(refresh, _LONGEST_PAUSE, PAUSE * float(2 ** min(self._failures, 8)))
+            return min(refresh, _LONGEST_PAUSE, _FIRST_PAUSE * float(2 ** min(self._failures, 8)))
         known = self._keeper.known(self._name)
         return 0 if known is None else max(0.0, refresh - (self._keeper.clock() - known.fetched_ns) / _NS)
 

@@ -74,6 +74,7 @@ def by(issuer: str, **keys: Any) -> Auth:
         (by("https://x", algorithms=["HS256"]), "HS256, HS384 and HS512 need a secret"),
         (by("https://x", algorithms=[]), "algorithms: none is accepted"),
         (by("https://x", audience=""), "audience: it is empty"),
+        (by("https://x", refresh=Duration(0.9)), "refresh: 900ms is a load of its own: write 1s or more"),
         (by("https://x", stale=Duration(1)), "stale: 1s is less than refresh (5m)"),
         (
             by("x", introspection=ASKED, algorithms=["RS256"]),

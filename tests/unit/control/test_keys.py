@@ -20,7 +20,7 @@ from shadowcat.config.seats import Snapshot, first
 from shadowcat.config.units import Duration
 from shadowcat.control.clerk import Clerk
 from shadowcat.control.fetch import ANSWER_LIMIT, Fetcher, FetchError
-from shadowcat.control.keys import PAUSE, KeyKeeper
+from shadowcat.control.keys import BURST, PAUSE, KeyKeeper
 from shadowcat.control.present import Present
 from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.questions import Ask, Outcome
@@ -226,10 +226,15 @@ def test_a_storm_is_one_fetch() -> None:
         keeper.configure(snapshot)
         await until(lambda: published(shared))
         (name,) = published(shared)
-        began = asyncio.get_running_loop().time()
         assert all(await asyncio.gather(*(keeper.renew(name) for _ in range(500))))
         assert issuing.count() == 2
-        assert asyncio.get_running_loop().time() - began > PAUSE * 0.8
+        # Some more are done at once; then they take their time.
+        began = time.monotonic()
+        for _ in range(BURST - 1):
+            await keeper.renew(name)
+        assert time.monotonic() - began < PAUSE / 2
+        await keeper.renew(name)
+        assert time.monotonic() - began > PAUSE * 0.8
 
     keeping(body)
 
