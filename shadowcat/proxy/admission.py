@@ -281,7 +281,8 @@ class Admission:
         self._plane.wheel.set(waiter, self._plane.clock() + PATIENCE)
         return waiter
 
-    def _enlist(self, waiter: Waiter) -> bool:
+    def _enlist(self, waiter: Waiter, *, again: bool = False) -> bool:
+        """Have it asked what a waiter needs to know; `again`: it has waited for another answer already."""
         unknown, template = waiter.unknown, waiter.template
         route, token = template.route, template.token
         assert route is not None
@@ -296,7 +297,9 @@ class Admission:
             about = self._cache.key(route.access.scope, token)
         question = self._questions.get(about)
         if question is not None:
-            (question.later if kind is Ask.KEYS else question.waiters)[waiter] = None
+            # What is asked anew was asked a moment ago, after this token had come.
+            is_late = kind is Ask.KEYS and not again
+            (question.later if is_late else question.waiters)[waiter] = None
         else:
             desk = self._shared.questions.ask(self._slot, kind, text)
             if desk is None:
@@ -345,7 +348,7 @@ class Admission:
             waiter.decide(_unchecked())
         elif not again:
             waiter.decide(self._deny(access, template, "the token's key is not known"))
-        elif not self._enlist(waiter):
+        elif not self._enlist(waiter, again=True):
             waiter.decide(_unchecked())
 
     def _try_again(self, waiter: Waiter) -> None:

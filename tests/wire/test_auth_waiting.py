@@ -212,6 +212,16 @@ def test_who_came_after_the_question_has_it_asked_again() -> None:
         assert passes(proxy, later)
 
 
+def test_all_who_came_after_the_question_are_answered_by_the_next() -> None:
+    with guarded() as proxy:
+        clients = [waiting(proxy, new_token(jti=str(number))) for number in range(5)]
+        for left in (4, 0):
+            (question,) = questions(proxy)
+            reply(proxy, question)
+            assert sum(client.take() == b"" for client in clients) == left or not left
+        assert questions(proxy) == []
+
+
 def test_a_client_that_leaves_is_forgotten() -> None:
     with guarded() as proxy:
         client = waiting(proxy, new_token())
