@@ -38,8 +38,8 @@ from shadowcat.shm.snapshots import SnapshotTooLargeError
 PAUSE: Final = 3.0
 """Seconds from one fetch that workers ask for to the next, however many tokens have unknown keys."""
 BURST: Final = 6
-"""So many are not delayed, after some quiet: a request waits for a new key for 2 s only. One rotation takes up
-to two: workers ask each for itself, and not at the same moment."""
+"""So many are not delayed, after some quiet: a request waits for a new key for 2 s only. One rotation takes
+up to two: workers ask each for itself, and not at the same moment."""
 _FIRST_PAUSE: Final = 1.5
 _LONGEST_PAUSE: Final = 30.0
 """After failures."""
