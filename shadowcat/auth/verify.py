@@ -37,12 +37,13 @@ class Unknown(NamedTuple):
 class TrustedIssuer:
     """One issuer, as a route sees it."""
 
-    __slots__ = ("algorithms", "audiences", "keys", "section", "source")
+    __slots__ = ("algorithms", "audiences", "keys", "others", "section", "source")
 
     def __init__(self, section: Issuer, audience: str, keys: KeySet | None) -> None:
         """`keys` are those of its source; None if none were fetched yet, and where there is no source."""
         self.section = section
         self.audiences = spellings(audience)
+        self.others = frozenset(section.other_audiences)
         self.source = source_of(section)
         if section.secret is not None:
             keys = KeySet([VerificationKey.secret(section.secret)])
@@ -153,6 +154,8 @@ class Verifier:
             raise TokenError("the token does not say for whom it is")
         if issuer.audiences.isdisjoint(audiences):
             raise TokenError("the token is for another resource")
+        if not issuer.audiences.union(issuer.others).issuperset(audiences):
+            raise TokenError("the token is for other resources, too")
         subject = claims.get("sub")
         client = claims.get("client_id", claims.get("azp", ""))
         if not isinstance(subject, str) or not subject or not isinstance(client, str):

@@ -221,6 +221,9 @@ class Issuer(Section, frozen=True, kw_only=True):
     """Exactly as in the tokens' `iss`, and in the issuer's metadata (RFC 8414)."""
     audience: str | None = None
     """What `aud` must name; default: the route's own URL, `public_url` and path (RFC 8707)."""
+    other_audiences: list[str] = []
+    """What `aud` may name besides. A token that is good elsewhere, too, can be used here by whoever gets it
+    there: it is refused unless all of its other audiences are in this list."""
     jwks_url: str | None = None
     """Where the keys are; default: what the issuer's metadata (RFC 8414, OpenID Connect Discovery) says."""
     algorithms: list[Algorithm] | None = None

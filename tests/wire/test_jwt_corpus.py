@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from shadowcat.config.model import Issuer
+
 from .auth import (
     ISSUER,
     MINT,
@@ -146,3 +148,14 @@ def test_a_withdrawn_key_is_not_one_of_the_issuers() -> None:
         reply(proxy, question)
         (got,) = split(client.take())
         assert got.status == 401
+
+
+def test_other_audiences_have_to_be_known() -> None:
+    both = ["https://mcp.example/mcp", "https://idp.example/userinfo"]
+    known = Issuer(issuer=ISSUER, other_audiences=["https://idp.example/userinfo"])
+    with guarded(known) as proxy:
+        proxy.passes(post(BODY, bearer(token(claims={"aud": both}))))
+        for audiences in ([*both, "https://other.example"], both[1:]):
+            got = proxy.ask(post(BODY, bearer(token(claims={"aud": audiences}))))
+            assert got is not None
+            assert got.status == 401
