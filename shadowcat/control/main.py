@@ -85,7 +85,7 @@ async def _serve(
         table.configure(snapshot.config.sessions)
 
     publisher = Publisher(shared, present, breakers, source, [configure])
-    retirement = Retirement(shared, present, table, closer, publisher.publish)
+    retirement = Retirement(shared, present, table, closer, publisher)
     runner = web.AppRunner(
         Admin(present, shared, table, closer, health, publisher).application(),
         access_log=None,
