@@ -268,11 +268,11 @@ def test_one_of_three_that_dies_under_load_costs_what_was_in_flight(trio: Trio) 
         answered = clients.answered
         eventually(lambda: clients.answered > answered + 200)
         assert {metric(cat, "breaker_state", name) for name in "bc"} == {0}
-    # While it dies it still takes requests: the kernel closes its listener after its connections. All that
-    # fail were in flight on it before the end of that, and nothing that came later fails.
+    # While it dies it still takes requests, since the kernel closes its listener after its connections; and
+    # each worker has to see its end. All that fail were on their way to it then, and none that came later.
     assert 0 < len(clients.failures) < 12
     for began, answer in clients.failures:
-        assert began < dead
+        assert began < dead + 0.05
         assert (answer.status, b"closed before answering: victim" in answer.body) == (502, True)
 
 
