@@ -91,7 +91,7 @@ async def _serve(
         keeper.configure(snapshot)
 
     publisher = Publisher(shared, present, breakers, source, [configure])
-    retirement = Retirement(shared, present, table, closer, publisher.publish)
+    retirement = Retirement(shared, present, table, closer, publisher)
     runner = web.AppRunner(
         Admin(present, shared, table, closer, health, publisher).application(),
         access_log=None,

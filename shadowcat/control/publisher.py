@@ -75,6 +75,7 @@ class Publisher:
         old = self._present.snapshot
         restart = edits.needs_restart(old.config, config)
         changed = [path for path in edits.differences(old.config, config) if path not in restart]
+        changed += [f"routes[{path}].upstreams[{name}].drain" for path, name in drain]
         config = edits.applicable(old.config, config)
         check_files(config)
         now = time.monotonic_ns()
@@ -119,6 +120,12 @@ class Publisher:
         board.changed(CONTROL)
         for watcher in self._watchers:
             watcher(snapshot)
+
+    @property
+    def is_taken_up(self) -> bool:
+        """Whether all workers go by the present snapshot, and have told since what they have under way."""
+        version = self._present.snapshot.version
+        return self._taken_up(version) >= version
 
     def _workers(self) -> list[int]:
         """The workers that carry traffic: those that start take up whatever is there then."""

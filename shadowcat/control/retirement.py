@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Final
 
 from shadowcat.config import seats
@@ -16,6 +15,7 @@ from shadowcat.config.seats import NO_DEADLINE, Phase, Seat, Snapshot
 from shadowcat.config.urls import upstream_name
 from shadowcat.control.closer import Closer
 from shadowcat.control.present import Present
+from shadowcat.control.publisher import Publisher
 from shadowcat.control.reading import Reading
 from shadowcat.log import LOGGER
 from shadowcat.shm.sessions.table import Session, SessionTable
@@ -43,13 +43,13 @@ class Retirement:
         present: Present,
         table: SessionTable,
         closer: Closer,
-        publish: Callable[[Snapshot], None],
+        publisher: Publisher,
     ) -> None:
         self._shared = shared
         self._present = present
         self._table = table
         self._closer = closer
-        self._publish = publish
+        self._publisher = publisher
 
     async def run(self) -> None:
         """Go on until cancelled."""
@@ -87,10 +87,12 @@ class Retirement:
         for path, _, upstream, seat in snapshot.upstreams():
             if seat.row in over | freed:
                 LOGGER.info("upstream %s of %s is drained", upstream_name(upstream), path)
-        self._publish(seats.settle(snapshot, over, freed))
+        self._publisher.publish(seats.settle(snapshot, over, freed))
 
     def _is_idle(self, snapshot: Snapshot, seat: Seat) -> bool:
         """Whether the counts say that nobody needs an upstream any more."""
+        if not self._publisher.is_taken_up:
+            return False  # A worker may still send it something, or has not told yet that it did.
         layout = self._shared.layout
         reading = Reading(self._shared, self._present.directory)
 

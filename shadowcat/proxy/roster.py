@@ -106,6 +106,9 @@ class Roster:
         self._routes = {route.name: route for route in routes}
         self._version = snapshot.version
         plane.take_up(snapshot.config, routes, self.pools)
+        # Whoever sees the version may rely on the counts: what leaves and has nothing to do is given up.
+        for pool in self.pools.values():
+            pool.publish()
         self._page.set_version(snapshot.version)
 
     def _is_known(self, upstream: model.Upstream, seat: Seat) -> bool:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 
 from shadowcat.testing.raw_client import RawClient
+from tests.e2e.admin import call, change, listed
 from tests.e2e.harness import COMMAND, EchoUpstream, Shadowcat, eventually
 from tests.e2e.sessions import Session, SessionTraffic, whoami_in
 from tests.e2e.traffic import Traffic, modern
@@ -46,41 +44,6 @@ def cat(trio: Trio) -> Iterator[Shadowcat]:
     """In front of a and b."""
     with Shadowcat(of(*trio[:2])) as running_cat:
         yield running_cat
-
-
-def call(cat: Shadowcat, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
-    """One call of the admin API: status and document."""
-    host, _, port = cat.ready["admin"].rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=10)
-    try:
-        data = None if body is None else json.dumps(body)
-        connection.request(method, path, data, {} if data is None else {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
-    finally:
-        connection.close()
-
-
-def change(
-    cat: Shadowcat,
-    method: str,
-    name: str | None = None,
-    body: Mapping[str, Any] | None = None,
-    tail: str = "",
-) -> list[str]:
-    """Change an upstream; the paths of what has changed."""
-    query = {"route": "/mcp"} | ({} if name is None else {"upstream": name})
-    status, document = call(cat, method, f"/api/upstreams{tail}?{urlencode(query)}", body)
-    assert status == 200, document
-    assert document["restart_needed"] == []
-    changed: list[str] = document["changed"]
-    return changed
-
-
-def listed(cat: Shadowcat) -> dict[str, dict[str, Any]]:
-    status, document = call(cat, "GET", "/api/upstreams")
-    assert status == 200
-    return {one["name"]: one for one in document["upstreams"]}
 
 
 def hangup(cat: Shadowcat) -> None:
@@ -132,7 +95,13 @@ def test_every_worker_sees_a_change_at_its_next_request(cat: Shadowcat, trio: Tr
         assert change(cat, "DELETE", "b") == ["routes[/mcp].upstreams[b]"]
         assert set(clients.whoami()) == {"c"}
         change(cat, "PATCH", "a", {"enabled": True})
-        change(cat, "POST", "c", {"deadline": "60s"}, tail="/drain")
+        c_is = "routes[/mcp].upstreams[c]"
+        assert change(cat, "POST", "c", {"deadline": "60s"}, tail="/drain") == [
+            f"{c_is}.enabled",
+            f"{c_is}.drain",
+        ]
+        # What is disabled already can be drained all the same.
+        assert change(cat, "POST", "c", {"deadline": "90s"}, tail="/drain") == [f"{c_is}.drain"]
         assert set(clients.whoami()) == {"a"}
         assert {name: one["enabled"] for name, one in listed(cat).items()} == {"a": True, "c": False}
 

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from shadowcat.config.model import Config, Credential, Route, Upstream
 from shadowcat.config.units import Size
+from shadowcat.shm.shared import worker_number
 
 from .sessions import INITIALIZE, answer, caller_at, in_session, open_session, result, sibling, turn
 from .stage import MODERN, OK, Stage, message, post, split, stage
@@ -107,6 +108,22 @@ def test_a_request_that_is_under_way_is_answered() -> None:
         server.send(OK)
         proxy.settle()
         assert split(client.take())[0].status == 200
+
+
+def test_what_is_under_way_is_told_before_a_change_counts_as_taken_up() -> None:
+    """Control gives up the row of one that was removed as soon as all workers say that it has nothing."""
+    with stage(upstreams=2, balance={"strategy": "healthy_first"}) as proxy:
+        client = proxy.caller()
+        proxy.tell(client, CALL)
+        page = proxy._shared.page(worker_number(0))
+        active = page.cells[proxy._shared.layout.cell("pool_active", 0)]
+        assert active == 0  # It is told with the next tick.
+        proxy.publish(routes(proxy, upstreams=[upstream("b")]))
+        assert page.version < proxy._shared.snapshot.version
+        refused = proxy.ask(post(b"{"))  # No matter what: this is the next request.
+        assert refused is not None
+        assert page.version == proxy._shared.snapshot.version
+        assert page.cells[proxy._shared.layout.cell("pool_active", 0)] == 1
 
 
 def test_half_a_request_goes_by_what_holds_when_it_is_whole() -> None:

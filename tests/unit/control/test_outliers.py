@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -126,6 +127,27 @@ def test_slow_is_relative_and_absolute(host: Host, mean: float) -> None:
     host.answers([FAST, mean, FAST])
     host.pass_time(10)
     assert host.ejected == ""
+
+
+@pytest.mark.parametrize(
+    ("keys", "means", "ejected"),
+    [
+        ({"latency_factor": 3.0}, [0.1, 0.35, 0.1], "b"),
+        ({"latency_factor": 4.0}, [0.1, 0.35, 0.1], ""),
+        ({"min_latency": Duration(0.3)}, [FAST, 0.25, FAST], ""),
+        ({"min_latency": Duration(0.2)}, [FAST, 0.25, FAST], "b"),
+        ({"min_requests": 41}, [FAST, SLOW, FAST], ""),
+        ({"min_requests": 40}, [FAST, SLOW, FAST], "b"),
+        ({"interval": Duration(11)}, [FAST, SLOW, FAST], ""),
+        ({"interval": Duration(9)}, [FAST, SLOW, FAST], "b"),
+    ],
+)
+def test_keys(keys: dict[str, Any], means: list[float], ejected: str) -> None:
+    host = Host(configuration(replace(SECTION, **keys)))
+    host.answers(means)
+    host.pass_time(10)
+    assert host.ejected == ejected
+    host.close()
 
 
 def test_who_could_not_be_chosen_all_the_time_is_not_judged(host: Host) -> None:

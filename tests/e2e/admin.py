@@ -1,0 +1,46 @@
+"""The admin API of a running host, as operators use it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from tests.e2e.harness import Shadowcat
+
+
+def call(cat: Shadowcat, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
+    """One call of the admin API: status and document."""
+    host, _, port = cat.ready["admin"].rpartition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    try:
+        data = None if body is None else json.dumps(body)
+        connection.request(method, path, data, {} if data is None else {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def change(
+    cat: Shadowcat,
+    method: str,
+    name: str | None = None,
+    body: Mapping[str, Any] | None = None,
+    tail: str = "",
+) -> list[str]:
+    """Change an upstream; the paths of what has changed."""
+    query = {"route": "/mcp"} | ({} if name is None else {"upstream": name})
+    status, document = call(cat, method, f"/api/upstreams{tail}?{urlencode(query)}", body)
+    assert status == 200, document
+    assert document["restart_needed"] == []
+    changed: list[str] = document["changed"]
+    return changed
+
+
+def listed(cat: Shadowcat) -> dict[str, dict[str, Any]]:
+    status, document = call(cat, "GET", "/api/upstreams")
+    assert status == 200
+    return {one["name"]: one for one in document["upstreams"]}
