@@ -9,8 +9,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from shadowcat.http1.request import HeadLimits, parse_request_head
 from shadowcat.http1.response import parse_response_head
-from shadowcat.proxy.request_heads import RequestHeads
-from shadowcat.proxy.response_heads import ResponseHeads
+from shadowcat.proxy.clients.request_heads import RequestHeads
+from shadowcat.proxy.upstreams.response_heads import ResponseHeads
 from shadowcat.testing.loopback import Loopback
 
 from .conftest import CALL, RESULT, SESSION, answer, request

@@ -32,8 +32,8 @@ from shadowcat.mcp.discovery import (
 from shadowcat.mcp.eras import Era
 from shadowcat.mcp.initialize import Outcome, outcome_of, read_result
 from shadowcat.mcp.sse import EventScanner
-from shadowcat.proxy.dial import describe_failure
-from shadowcat.proxy.origin import Origin
+from shadowcat.proxy.upstreams.dial import describe_failure
+from shadowcat.proxy.upstreams.origin import Origin
 
 LIMIT: Final = 64 * 2**10
 """Most bytes of an answer that are read. SDK servers send less than 4 KiB."""

@@ -10,12 +10,12 @@ from functools import partial
 
 from shadowcat.config import model
 from shadowcat.config.model import Config
-from shadowcat.proxy.access_log import AccessLog
-from shadowcat.proxy.balancer import Host
-from shadowcat.proxy.log_file import LogFile
+from shadowcat.proxy.observers.access_log import AccessLog
+from shadowcat.proxy.observers.log_file import LogFile
+from shadowcat.proxy.observers.tracing import trace
 from shadowcat.proxy.plane import DataPlane
 from shadowcat.proxy.roster import Roster
-from shadowcat.proxy.tracing import trace
+from shadowcat.proxy.upstreams.balancer import Host
 from shadowcat.shm.shared import Shared, worker_number
 
 

@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Any, Final
 from shadowcat.config.model import Config
 from shadowcat.policy.forwarded import TrustedProxies
 from shadowcat.policy.guard import Guard
-from shadowcat.proxy.admission import Admission
-from shadowcat.proxy.affinity import Affinity
-from shadowcat.proxy.downstream import ClientConnection
-from shadowcat.proxy.exchange import Exchange
-from shadowcat.proxy.kinds import Kinds
+from shadowcat.proxy.clients.admission import Admission
+from shadowcat.proxy.clients.downstream import ClientConnection
+from shadowcat.proxy.clients.request_heads import RequestHeads
+from shadowcat.proxy.exchanges.affinity import Affinity
+from shadowcat.proxy.exchanges.exchange import Exchange
+from shadowcat.proxy.exchanges.kinds import Kinds
 from shadowcat.proxy.meters import WorkerMeters
-from shadowcat.proxy.observe import Observation, Observer
-from shadowcat.proxy.recovery import Recoveries
-from shadowcat.proxy.request_heads import RequestHeads
-from shadowcat.proxy.response_heads import ResponseHeads
-from shadowcat.proxy.room import Room
+from shadowcat.proxy.observers.observe import Observation, Observer
 from shadowcat.proxy.route import Route, RouteTable
-from shadowcat.proxy.sessions import NANOSECONDS, Sessions
-from shadowcat.proxy.streams import Streams
+from shadowcat.proxy.sessions.recovery import Recoveries
+from shadowcat.proxy.sessions.sessions import NANOSECONDS, Sessions
+from shadowcat.proxy.sessions.streams import Streams
+from shadowcat.proxy.upstreams.response_heads import ResponseHeads
+from shadowcat.proxy.upstreams.room import Room
 from shadowcat.proxy.wheel import TICK, Wheel
 from shadowcat.shm.shared import Shared
 
 if TYPE_CHECKING:
-    from shadowcat.proxy.pool import Pool
     from shadowcat.proxy.roster import Roster
+    from shadowcat.proxy.upstreams.pool import Pool
 
 MOST_DETACHED: Final = 256
 """Exchanges of one worker that may go on without a client; beyond it the oldest is given up."""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final
 from shadowcat.config import model
 from shadowcat.config.seats import Phase, Seat, Snapshot
 from shadowcat.errors import StartError
-from shadowcat.proxy.balancer import Balancer, Host
 from shadowcat.proxy.meters import RouteMeters, UpstreamMeters
-from shadowcat.proxy.origin import Origin
-from shadowcat.proxy.outcomes import Marks, Outcomes
-from shadowcat.proxy.pool import Pool
 from shadowcat.proxy.route import Route
+from shadowcat.proxy.upstreams.balancer import Balancer, Host
+from shadowcat.proxy.upstreams.origin import Origin
+from shadowcat.proxy.upstreams.outcomes import Marks, Outcomes
+from shadowcat.proxy.upstreams.pool import Pool
 from shadowcat.shm.ejections import Place
 from shadowcat.shm.shared import Shared
 from shadowcat.shm.snapshots import SnapshotError

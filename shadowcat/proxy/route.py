@@ -8,12 +8,12 @@ from shadowcat.config import model
 from shadowcat.mcp.envelope import Envelope
 from shadowcat.policy.retry import RetryBudget
 from shadowcat.policy.waits import Waits, waits_for
-from shadowcat.proxy.balancer import COMPARES, Balancer, Purpose
 from shadowcat.proxy.meters import RouteMeters
+from shadowcat.proxy.upstreams.balancer import COMPARES, Balancer, Purpose
 
 if TYPE_CHECKING:
-    from shadowcat.proxy.access import Access
-    from shadowcat.proxy.pool import Pool
+    from shadowcat.proxy.clients.access import Access
+    from shadowcat.proxy.upstreams.pool import Pool
 
 _MOST_METHODS: Final = 256
 

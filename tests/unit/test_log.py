@@ -57,7 +57,7 @@ def test_libraries_are_held_to_warnings(capfd):
     log.setup("debug", "text", "control")
     logging.getLogger("somebody.else").info("chatter")
     logging.getLogger("somebody.else").warning("trouble")
-    logging.getLogger("shadowcat.proxy.pool").debug("ours")
+    logging.getLogger("shadowcat.proxy.upstreams.pool").debug("ours")
     err = capfd.readouterr().err
     assert "chatter" not in err
     assert "trouble" in err

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple, cast
 
 from shadowcat.proxy.assembly import assemble
-from shadowcat.proxy.downstream import ClientConnection
+from shadowcat.proxy.clients.downstream import ClientConnection
 from shadowcat.proxy.wheel import Wheel
 from shadowcat.shm.shared import Shared, worker_number
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from shadowcat.mcp.sse import EventScanner
-from shadowcat.proxy import upstream as upstream_module
+from shadowcat.proxy.upstreams import upstream as upstream_module
 from shadowcat.testing.loopback import Peer
 from shadowcat.testing.script import Hang, Receive
 from shadowcat.testing.scripted import ScriptedUpstream

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shadowcat.proxy.dial import Dialer
+from shadowcat.proxy.upstreams.dial import Dialer
 from shadowcat.testing.script import Close, Receive, Wait
 from shadowcat.testing.scripted import ScriptedUpstream, refused_port
 from shadowcat.testing.wire import request, response

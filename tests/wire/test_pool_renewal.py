@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from shadowcat.config import seats
 from shadowcat.config.model import Credential, Pool
 from shadowcat.errors import Refusal
-from shadowcat.proxy.errand import Errand
-from shadowcat.proxy.pool import Pool as Connections
+from shadowcat.proxy.upstreams.errand import Errand
+from shadowcat.proxy.upstreams.pool import Pool as Connections
 from shadowcat.testing.host import publish
 from shadowcat.testing.loopback import Peer
 

@@ -155,7 +155,7 @@ def test_a_client_that_leaves_while_it_waits(proxy: Stage, servers: Servers) -> 
 
 
 def test_not_too_many_wait(servers: Servers, proxy: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shadowcat.proxy.recovery._MOST_HELD", 3)
+    monkeypatch.setattr("shadowcat.proxy.sessions.recovery._MOST_HELD", 3)
     session = servers.open()
     lose(servers, session)
     clients = [servers.tell(in_session(session, TOOL)) for _ in range(4)]

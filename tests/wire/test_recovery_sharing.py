@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from shadowcat.policy.sessions import State
 from shadowcat.proxy.plane import DataPlane
-from shadowcat.proxy.recovery import Recoveries
+from shadowcat.proxy.sessions.recovery import Recoveries
 from shadowcat.shm.shared import worker_number
 from shadowcat.testing.loopback import Peer
 

@@ -8,7 +8,7 @@ import pytest
 
 from shadowcat.errors import Refusal
 from shadowcat.mcp.eras import Era
-from shadowcat.proxy.answers import answer
+from shadowcat.proxy.clients.answers import answer
 
 
 class Socket(io.BytesIO):

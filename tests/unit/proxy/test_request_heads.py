@@ -3,9 +3,9 @@ from __future__ import annotations
 from shadowcat.config.model import Upstream
 from shadowcat.errors import Refusal
 from shadowcat.mcp.eras import Era
-from shadowcat.proxy.origin import Origin
-from shadowcat.proxy.request_heads import RequestHeads, RequestRecall
-from shadowcat.proxy.template import RequestTemplate
+from shadowcat.proxy.clients.request_heads import RequestHeads, RequestRecall
+from shadowcat.proxy.clients.template import RequestTemplate
+from shadowcat.proxy.upstreams.origin import Origin
 
 from .conftest import Build
 from .messages import CALL, post

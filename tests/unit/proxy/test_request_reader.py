@@ -5,8 +5,8 @@ import pytest
 from shadowcat.config.model import Http, Upstream
 from shadowcat.config.units import Size
 from shadowcat.errors import Refusal
-from shadowcat.proxy.origin import Origin
-from shadowcat.proxy.request_reader import Broken, Request, RequestReader, Stage
+from shadowcat.proxy.clients.request_reader import Broken, Request, RequestReader, Stage
+from shadowcat.proxy.upstreams.origin import Origin
 
 from .conftest import Build
 from .messages import CALL, LIST, chunk, get, post

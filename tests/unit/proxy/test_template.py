@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from shadowcat.config.model import Credential, Upstream
-from shadowcat.proxy.origin import Origin
-from shadowcat.proxy.template import RequestTemplate
+from shadowcat.proxy.clients.template import RequestTemplate
+from shadowcat.proxy.upstreams.origin import Origin
 
 from .conftest import Build
 from .messages import CALL, post

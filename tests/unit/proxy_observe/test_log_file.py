@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shadowcat.errors import StartError
-from shadowcat.proxy.log_file import LogFile
+from shadowcat.proxy.observers.log_file import LogFile
 
 LINE = b"x" * 1023 + b"\n"
 HELD_BACK = 256 * 1024

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shadowcat.proxy.trace_context import TraceParent, parse_traceparent
+from shadowcat.proxy.observers.trace_context import TraceParent, parse_traceparent
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

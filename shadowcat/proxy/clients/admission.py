@@ -1,0 +1,381 @@
+"""Whether a request may begin: each request's token is judged, most of them by a look at what is known.
+
+    known, and not over --------------------------------------------> begins
+    new to this worker --verified--> known
+       |                 +--not good----------------------------> 401
+       +--its key, or what its issuer says of it, is not known--> waits for control, 2 s at most
+                 known now --> judged again       nobody can say --> 503, never 401
+
+A token is judged on the head. What waits is a timer and an entry in a list; no request has a task.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from shadowcat.auth.cache import TokenCache
+from shadowcat.auth.keys import KeySet, decode_publication
+from shadowcat.auth.tokens import Fault, TokenError
+from shadowcat.auth.verify import Identity, Unknown
+from shadowcat.config.model import Config
+from shadowcat.errors import Refusal
+from shadowcat.proxy.clients.access import Access, Denial
+from shadowcat.proxy.wheel import Timed
+from shadowcat.shm.mailboxes import Mail
+from shadowcat.shm.questions import Ask, Outcome
+from shadowcat.shm.shared import CONTROL, Shared, worker_number
+from shadowcat.shm.snapshots import SnapshotError
+
+if TYPE_CHECKING:
+    from shadowcat.proxy.clients.template import RequestTemplate
+    from shadowcat.proxy.plane import DataPlane
+    from shadowcat.proxy.route import Route
+
+PATIENCE: Final = 2.0
+"""Seconds that a request waits for control."""
+_DENIED_FOR: Final = 5.0
+"""Seconds for which a token is refused without asking again; a key may be published after its first use."""
+_MOST_DENIED: Final = 4096
+_NANOSECONDS: Final = 1e9
+_FAULTS: Final = {
+    Fault.MISSING: Refusal.TOKEN_MISSING,
+    Fault.IN_QUERY: Refusal.TOKEN_IN_QUERY,
+    Fault.MALFORMED: Refusal.TOKEN_MALFORMED,
+}
+_log: Final = logging.getLogger(__name__)
+
+
+class Admitted:
+    """What is known of a token that was found good; there may be many thousands."""
+
+    __slots__ = ("access", "principal", "scopes", "until")
+
+    def __init__(self, access: Access, principal: str, scopes: frozenset[str], until: float) -> None:
+        self.access = access
+        """By which it was judged."""
+        self.principal = principal
+        self.scopes = scopes
+        self.until = until
+        """Loop's clock, seconds."""
+
+
+class _Denied(NamedTuple):
+    """What is known of a token about which somebody was asked, and which is not good."""
+
+    access: Access
+    until: float
+    description: str
+
+
+class Waiter(Timed):
+    """A request that waits for control."""
+
+    __slots__ = ("_admission", "_decided", "question", "template", "unknown")
+
+    def __init__(
+        self,
+        admission: Admission,
+        template: RequestTemplate,
+        unknown: Unknown,
+        decided: Callable[[Denial | None], None],
+    ) -> None:
+        self.deadline = self.filed = inf
+        self._admission = admission
+        self.template = template
+        self.unknown = unknown
+        self._decided = decided
+        self.question: _Question | None = None
+
+    @property
+    def cancelled_by_disconnect(self) -> bool:
+        """Whether a client that leaves means its request to end; as `Exchange.cancelled_by_disconnect`."""
+        return self.template.is_modern or not self.template.is_post
+
+    def on_deadline(self, now: float) -> None:
+        """Control has not answered."""
+        self._admission.give_up(self)
+
+    def decide(self, denial: Denial | None) -> None:
+        """Tell the connection; None: it may begin."""
+        self.deadline = inf
+        self.question = None
+        self._decided(denial)
+
+    def cancel(self) -> None:
+        """The client has left."""
+        self.deadline = inf
+        if self.question is not None:
+            self.question.forget(self)
+            self.question = None
+
+
+class _Question:
+    """A question that is open, and who waits for its answer."""
+
+    __slots__ = ("desk", "kind", "later", "waiters")
+
+    def __init__(self, kind: Ask, desk: int) -> None:
+        self.kind = kind
+        self.desk = desk
+        self.waiters: dict[Waiter, None] = {}
+        self.later: dict[Waiter, None] = {}
+        """Who came after it was asked: the keys may be older than their tokens, so for those whose key is not
+        among them it is asked once more."""
+
+    def forget(self, waiter: Waiter) -> None:
+        self.waiters.pop(waiter, None)
+        self.later.pop(waiter, None)
+
+
+class Admission:
+    """Judges tokens for one worker."""
+
+    __slots__ = (
+        "_cache",
+        "_config",
+        "_denied",
+        "_keys",
+        "_plane",
+        "_process",
+        "_questions",
+        "_shared",
+        "_slot",
+        "_version",
+        "_wall",
+    )
+
+    def __init__(self, plane: DataPlane, shared: Shared, process: int, wall: Callable[[], float]) -> None:
+        """`wall` tells the time of day, in seconds since 1970."""
+        self._plane = plane
+        self._shared = shared
+        self._process = process
+        self._slot = process - worker_number(0)
+        self._wall = wall
+        secret = os.urandom(32)
+        self._cache: TokenCache[Admitted] = TokenCache(secret)
+        self._denied: TokenCache[_Denied] = TokenCache(secret, _MOST_DENIED)
+        self._config: Config | None = None
+        self._keys: dict[str, KeySet] = {}
+        self._version = 0
+        self._questions: dict[object, _Question] = {}
+        """By what is asked for, so that nothing is asked twice at a time."""
+
+    # What tokens are judged by.
+
+    def take_up(self, config: Config, routes: list[Route]) -> None:
+        """Go by these from now on."""
+        self._config = config
+        self._read_keys()
+        for route, section in zip(routes, config.routes, strict=True):
+            route.access = None if section.auth is None else Access(config, section, section.auth, self._keys)
+
+    def refresh(self) -> None:
+        """Something may have changed: have the keys that there are now."""
+        if self._shared.keys.version == self._version or self._config is None:
+            return
+        self._read_keys()
+        for route, section in zip(self._plane.routes, self._config.routes, strict=True):
+            access = route.access
+            if section.auth is not None and access is not None and not access.is_about(self._keys):
+                route.access = Access(self._config, section, section.auth, self._keys)
+        # Whoever waits for a key that is there now need not wait for the answer.
+        for question in list(self._questions.values()):
+            if question.kind is Ask.KEYS:
+                for waiter in [*question.waiters, *question.later]:
+                    if waiter.question is question:
+                        self._try_again(waiter)
+
+    def _read_keys(self) -> None:
+        snapshots = self._shared.keys
+        if snapshots.version == self._version:
+            return
+        try:
+            version, text = snapshots.read()
+            sources = decode_publication(text).sources
+        except (SnapshotError, msgspec.DecodeError) as error:
+            # What is known goes on until it is too old.
+            _log.error("new keys of issuers are not taken up: %s", error)
+            return
+        self._version = version
+        before, self._keys = self._keys, {}
+        for source, published in sources.items():
+            keys = before.get(source)
+            if keys is None or keys.revision != published.revision:
+                keys = KeySet.of(published)
+            keys.until_ns = published.until_ns
+            self._keys[source] = keys
+
+    # Requests.
+
+    def judge(self, template: RequestTemplate) -> Denial | Unknown | None:
+        """Whether a request may begin; None: it may. Called for each request of a route with `auth`."""
+        route = template.route
+        access = route.access if route is not None else None
+        if access is None or access.forwards:
+            return None
+        admitted = template.admitted
+        if admitted is not None and admitted.access is access and self._plane.clock() < admitted.until:
+            return None
+        return self._look(template, access)
+
+    def _look(self, template: RequestTemplate, access: Access) -> Denial | Unknown | None:
+        token = template.token
+        if isinstance(token, Fault):
+            return access.deny(_FAULTS[token], template.base)
+        key = self._cache.key(access.scope, token)
+        now = self._plane.clock()
+        admitted = self._cache.get(key)
+        if admitted is None or admitted.access is not access or now >= admitted.until:
+            try:
+                found = access.verifier.verify(token, self._wall(), int(now * _NANOSECONDS))
+            except TokenError as error:
+                return access.deny(Refusal.TOKEN_INVALID, template.base, str(error))
+            if isinstance(found, Unknown):
+                denied = self._denied.get(key)
+                if denied is not None and denied.access is access and now < denied.until:
+                    return access.deny(Refusal.TOKEN_INVALID, template.base, denied.description)
+                return found
+            admitted = self._admit(access, key, found)
+        if not admitted.scopes.issuperset(access.scopes):
+            return access.deny(Refusal.SCOPE_MISSING, template.base)
+        template.admit(admitted)
+        return None
+
+    def _admit(self, access: Access, key: bytes, identity: Identity) -> Admitted:
+        lasts = min(access.cache, identity.until - self._wall())
+        admitted = Admitted(access, identity.principal, identity.scopes, self._plane.clock() + lasts)
+        self._cache.put(key, admitted)
+        return admitted
+
+    def _deny(self, access: Access, template: RequestTemplate, description: str) -> Denial:
+        """A token is not good, though it took somebody else to find that out: remember it for a while."""
+        assert isinstance(template.token, bytes)
+        key = self._cache.key(access.scope, template.token)
+        self._denied.put(key, _Denied(access, self._plane.clock() + _DENIED_FOR, description))
+        return access.deny(Refusal.TOKEN_INVALID, template.base, description)
+
+    # Requests that wait for control.
+
+    def wait(
+        self, template: RequestTemplate, unknown: Unknown, decided: Callable[[Denial | None], None]
+    ) -> Waiter | Denial:
+        """Ask control for what is unknown.
+
+        Args:
+            template: Of the request.
+            unknown: What `judge` said.
+            decided: Called later, once, unless the waiter is cancelled: with None if the request may begin.
+
+        Returns:
+            The waiter; or why it makes no sense to wait.
+        """
+        waiter = Waiter(self, template, unknown, decided)
+        if not self._enlist(waiter):
+            return _unchecked()
+        self._plane.wheel.set(waiter, self._plane.clock() + PATIENCE)
+        return waiter
+
+    def _enlist(self, waiter: Waiter, *, again: bool = False) -> bool:
+        """Have it asked what a waiter needs to know; `again`: it has waited for another answer already."""
+        unknown, template = waiter.unknown, waiter.template
+        route, token = template.route, template.token
+        assert route is not None
+        assert route.access is not None
+        assert isinstance(token, bytes)
+        if unknown.source is not None:
+            kind, text = Ask.KEYS, unknown.source.encode()
+            about: object = unknown.source
+        else:
+            kind = Ask.INTROSPECT
+            text = msgspec.msgpack.encode((route.name, unknown.issuer.issuer, token))
+            about = self._cache.key(route.access.scope, token)
+        question = self._questions.get(about)
+        if question is not None:
+            # What is asked anew was asked a moment ago, after this token had come.
+            is_late = kind is Ask.KEYS and not again
+            (question.later if is_late else question.waiters)[waiter] = None
+        else:
+            desk = self._shared.questions.ask(self._slot, kind, text)
+            if desk is None:
+                return False
+            question = self._questions[about] = _Question(kind, desk)
+            question.waiters[waiter] = None
+            # A mail that finds the box full is not missed: control looks at the desks now and then.
+            self._shared.mail.send(self._process, CONTROL, Mail.ASKED)
+        waiter.question = question
+        return True
+
+    def tick(self) -> None:
+        """Look whether there are answers; mail says so sooner."""
+        if self._questions:
+            self.look_for_answers()
+
+    def look_for_answers(self) -> None:
+        """Go on with what has been answered."""
+        for about, question in list(self._questions.items()):
+            answer = self._shared.questions.answer(self._slot, question.desk)
+            if answer is not None:
+                del self._questions[about]
+                if self._plane.epoch[0] != self._plane.known:
+                    self._plane.refresh()
+                self._go_on(question, *answer)
+
+    def _go_on(self, question: _Question, outcome: Outcome, text: bytes) -> None:
+        for waiter in list(question.waiters):
+            if waiter.question is question:  # Not one that has left while others were told.
+                self._conclude(waiter, outcome, text, again=False)
+        for waiter in list(question.later):
+            if waiter.question is question:
+                self._conclude(waiter, outcome, text, again=True)
+
+    def _conclude(self, waiter: Waiter, outcome: Outcome, text: bytes, *, again: bool) -> None:
+        template = waiter.template
+        route = template.route
+        access = route.access if route is not None else None
+        if waiter.unknown.source is None and outcome is Outcome.DONE and access is not None:
+            waiter.decide(self._introspected(access, waiter, text))
+            return
+        verdict = self.judge(template)
+        if not isinstance(verdict, Unknown):
+            waiter.decide(verdict)
+        elif outcome is not Outcome.DONE or verdict.missing or access is None:
+            waiter.decide(_unchecked())
+        elif not again:
+            waiter.decide(self._deny(access, template, "the token's key is not known"))
+        elif not self._enlist(waiter, again=True):
+            waiter.decide(_unchecked())
+
+    def _try_again(self, waiter: Waiter) -> None:
+        verdict = self.judge(waiter.template)
+        if not isinstance(verdict, Unknown):
+            waiter.cancel()
+            waiter.decide(verdict)
+
+    def _introspected(self, access: Access, waiter: Waiter, text: bytes) -> Denial | None:
+        template = waiter.template
+        assert isinstance(template.token, bytes)
+        try:
+            claims = msgspec.msgpack.decode(text, type=dict[str, object])
+            if claims.get("active") is not True:
+                raise TokenError("the token is not active")
+            identity = access.verifier.accept(waiter.unknown.issuer, claims, self._wall())
+        except TokenError as error:
+            return self._deny(access, template, str(error))
+        self._admit(access, self._cache.key(access.scope, template.token), identity)
+        verdict = self.judge(template)
+        return _unchecked() if isinstance(verdict, Unknown) else verdict
+
+    def give_up(self, waiter: Waiter) -> None:
+        """A waiter's time is up."""
+        waiter.cancel()
+        waiter.decide(_unchecked())
+
+
+def _unchecked() -> Denial:
+    return Denial(Refusal.TOKEN_UNCHECKED, b"")

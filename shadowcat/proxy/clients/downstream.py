@@ -1,0 +1,448 @@
+"""One client connection: takes requests strictly in order, starts their exchanges, writes their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Final, cast
+
+from shadowcat.errors import Refusal
+from shadowcat.mcp.envelope import Kind, peek
+from shadowcat.policy.forwarded import is_loopback
+from shadowcat.policy.inspect import inspect
+from shadowcat.proxy.clients.access import Denial
+from shadowcat.proxy.clients.admission import Waiter
+from shadowcat.proxy.clients.answers import CONTINUE
+from shadowcat.proxy.clients.client_state import State
+from shadowcat.proxy.clients.own_answer import OwnAnswer
+from shadowcat.proxy.clients.request_reader import Broken, RequestReader, Stage
+from shadowcat.proxy.clients.template import RequestTemplate
+from shadowcat.proxy.exchanges.exchange import Exchange
+from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER, limit_silence, reset, unacknowledged
+from shadowcat.proxy.wheel import TICK, Timed
+
+if TYPE_CHECKING:
+    from shadowcat.proxy.plane import DataPlane
+
+_PIPELINE_LIMIT: Final = 64 * 1024
+"""Bytes that may arrive behind an unanswered request. Reading is never paused meanwhile, because uvloop
+reports no end of file while it is, and a client that leaves must be noticed."""
+_LINGER_TIME: Final = 2.0
+"""Seconds and bytes for which a client may go on sending after its last answer."""
+_LINGER_LIMIT: Final = 1024 * 1024
+_DRAIN_GRACE: Final = 1.0
+"""How long an idle connection may still send a request once the worker drains, in seconds: closing it at once
+would lose a request that is on its way."""
+
+
+# An Enum member costs three look-ups; these run several times per request.
+_READING, _ANSWERING = State.READING, State.ANSWERING
+_LINGERING, _CLOSED = State.LINGERING, State.CLOSED
+_IDLE: Final = Stage.IDLE
+_INVALID: Final = Kind.INVALID
+_BATCH: Final = Kind.BATCH
+_REQUEST: Final = Kind.REQUEST
+
+
+class ClientConnection(asyncio.Protocol, Timed):
+    """Speaks HTTP/1.1 to one client."""
+
+    __slots__ = (
+        "_body_limit",
+        "_discarded",
+        "_exchange",
+        "_half_closed",
+        "_keepalive",
+        "_meters",
+        "_paused",
+        "_plane",
+        "_reader",
+        "_requests_left",
+        "_stage",
+        "_state",
+        "_transport",
+        "_unsent",
+        "_waiter",
+        "_working",
+        "address",
+        "last_request",
+    )
+
+    _transport: asyncio.Transport
+    _reader: RequestReader
+    address: bytes
+    """The client's IP address."""
+
+    def __init__(self, plane: DataPlane) -> None:
+        self.deadline = self.filed = inf
+        self._plane = plane
+        self._meters = plane.meters
+        self._body_limit = int(plane.http.body_limit)
+        self._keepalive = TICK + plane.http.keepalive_timeout
+        """Seconds until an idle connection is closed, for a clock that may be a tick behind."""
+        self._state = _READING
+        self._stage = _IDLE
+        """The reader's stage for which the deadline was set."""
+        self._exchange: Exchange | None = None
+        self._waiter: Waiter | None = None
+        """A request whose token cannot be judged yet."""
+        self._requests_left = plane.http.max_requests
+        self.last_request = False
+        """Whether the present request is the last one this connection may carry."""
+        self._half_closed = False
+        self._paused = False
+        """The client's write buffer is full."""
+        self._working = False
+        self._discarded = 0
+        self._unsent = 0
+        """Bytes of the last answer that the client has not taken, when it was last looked."""
+
+    # From the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The client has connected."""
+        self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass.
+        transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        limit_silence(transport, self._plane.http.write_timeout)
+        peer = transport.get_extra_info("peername")
+        own = transport.get_extra_info("sockname")
+        address = str(peer[0]) if isinstance(peer, tuple) else "unknown"
+        self.address = address.encode()
+        heads = self._plane.heads_for(
+            loopback=isinstance(own, tuple) and is_loopback(str(own[0])),
+            trusted=self._plane.trusted_proxies.trusts(address),
+        )
+        self._reader = RequestReader(heads, self._plane.http)
+        self._plane.connected(self)
+        self._rest()
+
+    def data_received(self, data: bytes) -> None:
+        """The client has sent bytes."""
+        self._meters.client_received += len(data)
+        state = self._state
+        reader = self._reader
+        if state is _READING:
+            plane = self._plane
+            if plane.epoch[0] != plane.known:
+                plane.refresh()
+            if reader.buffer:
+                reader.buffer += data
+                if self._paused and len(reader.buffer) > _PIPELINE_LIMIT:
+                    self._lose()
+                    return
+            else:
+                if reader.stage is _IDLE and not self._paused:
+                    # The short way, for a request with a head like one before that came in one read.
+                    last = reader.recall
+                    if (data.startswith(last.head) or last.match(data)) and len(
+                        data
+                    ) - last.end == last.length <= self._body_limit:
+                        self._begin(last.verdict, last.values, data[last.end :])
+                        return
+                reader.buffer = data
+            self._work()
+        elif state is _ANSWERING:
+            reader.buffer += data
+            if len(reader.buffer) > _PIPELINE_LIMIT:
+                self._lose()
+        elif state is _LINGERING:
+            self._discarded += len(data)
+            if self._discarded > _LINGER_LIMIT:
+                self._lose()
+
+    def eof_received(self) -> bool:
+        """The client will send no more. Returns whether the connection stays open for an answer."""
+        exchange = self._exchange
+        if exchange is None:
+            if self._waiter is None or self._waiter.cancelled_by_disconnect:
+                return False  # Nothing is owed: an unfinished request is not answered.
+            self._half_closed = self.last_request = True
+            return True
+        if exchange.cancelled_by_disconnect:
+            # Now, and not once everything is flushed: a client that has stopped reading would put that off.
+            self._exchange = None
+            exchange.client_left()
+            self._lose()
+            return False
+        self._half_closed = self.last_request = True
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone, whoever ended it."""
+        self._plane.disconnected(self)
+        self._state = _CLOSED
+        self.deadline = inf
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.client_left()
+        if self._waiter is not None:
+            self._waiter.cancel()
+            self._waiter = None
+
+    def pause_writing(self) -> None:
+        """The client is slower than its upstream."""
+        self._paused = True
+        if self._exchange is not None:
+            self._exchange.pause()
+        self._plane.wheel.set(self, self._plane.clock() + self._plane.http.write_timeout)
+
+    def resume_writing(self) -> None:
+        """The client caught up."""
+        self._paused = False
+        if self._exchange is not None:
+            self.deadline = inf
+            self._exchange.resume()
+        elif self._state is _READING:
+            self._rest()
+
+    def on_deadline(self, now: float) -> None:
+        """The client is too slow, or idle for too long."""
+        if self._state is _LINGERING and self._unsent:
+            self._linger()
+        elif self._state is not _READING or self._paused:
+            self._lose()  # It has taken nothing of its answer for too long, or lingers.
+        elif self._reader.stage is Stage.HEAD:
+            self._break_off(self._reader.broken(Refusal.HEAD_TIMEOUT))
+        elif self._reader.stage is Stage.BODY:
+            self._break_off(self._reader.broken(Refusal.BODY_TIMEOUT))
+        else:
+            self._close()
+
+    # Requests.
+
+    def _work(self) -> None:
+        """Take as many requests from the buffer as can be answered now."""
+        reader = self._reader
+        self._working = True
+        while self._state is _READING and reader.buffer and not self._paused:
+            result = reader.next()
+            if result is None:
+                self._wait_for_more()
+                break
+            if isinstance(result, Broken):
+                self._break_off(result)
+            else:
+                self._begin(result.template, result.values, result.body)
+        self._working = False
+
+    def _wait_for_more(self) -> None:
+        """A part of a request is here: the rest has to come in time.
+
+        Absolute from the part's first byte: a byte now and then must not buy more time.
+        """
+        stage = self._reader.stage
+        if stage is self._stage:
+            return
+        self._stage = stage
+        http = self._plane.http
+        template = self._reader.template
+        if stage is Stage.BODY and template is not None and template.halts:
+            # Decided on the head, so that nobody is asked for a body that is not wanted.
+            denial = self._plane.admission.judge(template)
+            if isinstance(denial, Denial):
+                self._break_off(self._reader.broken(denial.refusal), denial.fields)
+                return
+        timeout = http.body_timeout if stage is Stage.BODY else http.head_timeout
+        self._plane.wheel.set(self, self._plane.clock() + timeout)
+        if self._reader.wants_continue:
+            self.write(CONTINUE)
+
+    def _begin(self, template: RequestTemplate, values: tuple[bytes, ...], body: bytes) -> None:
+        """A request is complete: start its exchange, or refuse it and go on."""
+        self._requests_left -= 1
+        if self._requests_left <= 0:
+            self.last_request = True
+        self._stage = _IDLE
+        if template.halts and self._halted(template, values, body):
+            return
+        route = template.route
+        assert route is not None
+        envelope = None
+        new_exchange = template.new_exchange
+        if template.is_post:
+            envelope = peek(body)
+            kind = envelope.kind
+            if (
+                kind is _INVALID
+                or kind is _BATCH
+                or (template.is_modern and not template.agrees(envelope, values))
+            ):
+                objection = inspect(envelope, template.era, template.mirrored(values))
+                if kind is _BATCH and template.session_id is not None:
+                    # Whether that is allowed depends on the session.
+                    objection = None
+                    new_exchange = self._plane.kinds.batch(template)
+            else:
+                objection = None
+                if template.may_open and envelope.method == "initialize" and kind is _REQUEST:
+                    new_exchange = self._plane.kinds.initialize(template)
+            if objection is not None:
+                self._answer(OwnAnswer(objection.refusal, template, body, objection.detail, values, envelope))
+                return
+        elif template.preflight is not None:
+            self._answer(OwnAnswer(None, template, values=values))
+            return
+        self._state = _ANSWERING
+        self.deadline = inf
+        plane = self._plane
+        exchange = self._exchange = new_exchange()
+        exchange.begin(plane, self, template, route, values, body, envelope)
+        exchange.start()
+
+    def _halted(self, template: RequestTemplate, values: tuple[bytes, ...], body: bytes) -> bool:
+        """Whether a request does not begin, or not yet; if so, it was seen to."""
+        if template.refusal is not None or template.document is not None:
+            self._answer(OwnAnswer(template.refusal, template, body, values=values))
+            return True
+        admission = self._plane.admission
+        verdict = admission.judge(template)
+        if verdict is None:
+            return False
+        decided = partial(self._decided, template, values, body)
+        found = verdict if isinstance(verdict, Denial) else admission.wait(template, verdict, decided)
+        if isinstance(found, Denial):
+            decided(found)
+        else:
+            self._state, self._waiter, self.deadline = _ANSWERING, found, inf
+        return True
+
+    def _decided(
+        self, template: RequestTemplate, values: tuple[bytes, ...], body: bytes, denial: Denial | None
+    ) -> None:
+        """The request that waited is let through, or not."""
+        self._waiter = None
+        if denial is None:
+            self._begin(template, values, body)
+        else:
+            self._answer(OwnAnswer(denial.refusal, template, body, values=values, fields=denial.fields))
+
+    # From the exchange.
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of an answer."""
+        self._meters.client_sent += len(data)
+        self._transport.write(data)
+
+    def exchange_ended(self, *, close: bool) -> None:
+        """The answer is complete: make ready for the next request, which may already be in the buffer."""
+        self._exchange = None
+        if close or self._half_closed:
+            self._finish()
+            return
+        self._state = _READING
+        if not self._paused:
+            # As `_rest`, without the call: this is at the end of every exchange.
+            wheel = self._plane.wheel
+            self.deadline = deadline = wheel.now + self._keepalive
+            if deadline < self.filed:
+                wheel.file(self)
+            if self._reader.buffer and not self._working:
+                self._work()
+
+    def refuse_exchange(self, exchange: Exchange, refusal: Refusal, detail: str) -> None:
+        """The exchange could not be carried out; nothing of an answer was sent."""
+        self._exchange = None
+        asked = exchange.template, exchange.body, detail, exchange.values, exchange.envelope
+        self._answer(OwnAnswer(refusal, *asked, exchange))
+
+    def cut_off(self, *, reset: bool) -> None:
+        """The answer broke off. `reset` where a clean end would read as the end of the answer."""
+        self._exchange = None
+        if reset:
+            self._lose()
+        else:
+            self._close()
+
+    # From the plane.
+
+    def drain(self) -> None:
+        """The worker is about to stop: answer what was asked, then close."""
+        self._keepalive = TICK + _DRAIN_GRACE
+        if self._exchange is not None:
+            self._exchange.end_stream()
+        elif self._state is _READING and self._reader.stage is _IDLE:
+            self._rest()
+
+    def touch(self, now_ns: int) -> None:
+        """Some time has passed: see `Exchange.touch`."""
+        if self._exchange is not None:
+            self._exchange.touch(now_ns)
+
+    def forget_head(self) -> None:
+        """Some time has passed: an idle connection keeps no token."""
+        self._reader.forget()
+
+    def forget_verdict(self) -> None:
+        """What heads are judged by has changed."""
+        self._reader.recall.forget()
+
+    def abort(self) -> None:
+        """The worker stops now."""
+        self._transport.abort()
+
+    # Ends.
+
+    def _rest(self) -> None:
+        self._plane.wheel.set(self, self._plane.wheel.now + self._keepalive)
+        if self._reader.buffer and not self._working:
+            self._work()
+
+    def _break_off(self, broken: Broken, fields: bytes = b"") -> None:
+        """Refuse what was not read to its end: where the next request begins is not known."""
+        self._answer(
+            OwnAnswer(broken.refusal, broken.template, values=broken.values, fields=fields), close=True
+        )
+
+    def _answer(self, own: OwnAnswer, *, close: bool = False) -> None:
+        """Answer without an upstream. `close` ends the connection even if nothing else does."""
+        plane = self._plane
+        if own.refusal is not None:
+            plane.cells[self._meters.refusals[own.refusal]] += 1
+        # An exchange has counted its status itself.
+        if own.exchange is None and own.template is not None and own.template.route is not None:
+            own.template.route.meters.statuses[own.status] += 1
+        close = close or own.closes or plane.draining or self.last_request
+        text = own.render(close=close)
+        self.write(text)
+        if plane.observers:
+            plane.observe(own.observation(self.name(own.template), plane.clock(), len(text)))
+        self.exchange_ended(close=close)
+
+    def name(self, template: RequestTemplate | None) -> str:
+        """The client's address, seen through trusted proxies."""
+        peer = self.address.decode()
+        return self._plane.trusted_proxies.client_of(peer, template.chain) if template else peer
+
+    def _finish(self) -> None:
+        """The last answer is written: close without destroying it."""
+        if self._half_closed:
+            self._close()
+        elif not self._transport.is_closing():
+            self._state = _LINGERING
+            self._unsent = sys.maxsize
+            self._transport.write_eof()
+            self._linger()
+
+    def _linger(self) -> None:
+        """Wait for the client to close. Its time runs once it has the whole answer, and until then as long as
+        it takes some of it.
+        """
+        unsent = self._transport.get_write_buffer_size() + unacknowledged(self._transport)
+        if unsent >= self._unsent:
+            self._lose()
+            return
+        self._unsent = unsent
+        timeout = self._plane.http.write_timeout if unsent else _LINGER_TIME
+        self._plane.wheel.set(self, self._plane.clock() + timeout)
+
+    def _close(self) -> None:
+        self._state = _CLOSED
+        self._plane.wheel.set(self, self._plane.clock() + self._plane.http.write_timeout)
+        self._transport.close()
+
+    def _lose(self) -> None:
+        """Cut the connection so that the client notices."""
+        self._state = _CLOSED
+        reset(self._transport)

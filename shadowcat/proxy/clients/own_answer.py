@@ -1,0 +1,107 @@
+"""A request that the proxy answers on its own account: what is sent, and what is told about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from shadowcat.errors import Refusal
+from shadowcat.mcp.envelope import Envelope, request_id
+from shadowcat.mcp.eras import Era
+from shadowcat.proxy.clients.answers import answer, document, preflight
+from shadowcat.proxy.clients.template import RequestTemplate
+from shadowcat.proxy.observers.observe import Observation
+
+if TYPE_CHECKING:
+    from shadowcat.proxy.exchanges.exchange import Exchange
+
+_DEPENDS: Final = (Refusal.BREAKER_OPEN, Refusal.NO_UPSTREAM)
+"""Refusals of which each exchange knows best how long they will last."""
+
+
+class OwnAnswer(NamedTuple):
+    """The answer to one request."""
+
+    refusal: Refusal | None
+    """Why the request is refused; None for what is answered without an upstream: OPTIONS and metadata."""
+    template: RequestTemplate | None
+    """The request's head; None if it could not be read."""
+    body: bytes = b""
+    """From which the answer takes the id; empty if it is not whole."""
+    detail: str = ""
+    """What is special about this case."""
+    values: tuple[bytes, ...] = ()
+    """Those of the head's varying fields, as far as they are known."""
+    envelope: Envelope | None = None
+    exchange: Exchange | None = None
+    """The exchange that failed; None if it had not begun."""
+    fields: bytes = b""
+    """Further header fields, each with its CRLF."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        if self.refusal is not None:
+            return self.refusal.status
+        return 204 if self._document is None else 200
+
+    @property
+    def _document(self) -> bytes | None:
+        template = self.template
+        return None if template is None or template.preflight is not None else template.document
+
+    @property
+    def closes(self) -> bool:
+        """Whether the connection ends with it, for the request's sake or the client's."""
+        if self.template is None or not self.template.keep_alive:
+            return True
+        return self.refusal is not None and self.refusal.close
+
+    def render(self, *, close: bool) -> bytes:
+        """The whole message; `close` says that the connection ends with it."""
+        template = self.template
+        fields = self.fields + (template.cors if template is not None else b"")
+        if fields and self.refusal is None and template is not None:
+            fields += template.preflight or b""
+        if template is not None and not template.http11 and not close:
+            fields += b"Connection: keep-alive\r\n"
+        if self._document is not None and self.refusal is None:
+            return document(self._document, fields, close=close)
+        if self.refusal is None:
+            return preflight(fields, close=close)
+        return answer(
+            self.refusal,
+            template.era if template is not None else Era.LEGACY,
+            request_id(self.body) if self.body else None,
+            detail=self.detail,
+            retry_after=self.exchange.retry_after if self.exchange and self.refusal in _DEPENDS else None,
+            upstream=self.exchange.upstream if self.exchange is not None else None,
+            fields=fields,
+            close=close,
+            head=template is not None and template.method == b"HEAD",
+        )
+
+    def observation(self, client: str, now: float, sent: int) -> Observation:
+        """What the observers are told.
+
+        Args:
+            client: The client's address.
+            now: The loop's clock, seconds.
+            sent: Bytes of the message.
+        """
+        exchange = self.exchange
+        started = exchange.started if exchange is not None else now
+        return Observation(
+            client=client,
+            template=self.template,
+            values=self.values,
+            envelope=self.envelope,
+            upstream=exchange.upstream if exchange is not None else None,
+            status=self.status,
+            refusal=self.refusal,
+            complete=True,
+            started=started,
+            seconds=now - started,
+            received=len(self.body),
+            sent=sent,
+            span=exchange.span if exchange is not None else None,
+        )

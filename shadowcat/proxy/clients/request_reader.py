@@ -1,0 +1,189 @@
+"""Turns the bytes of one client connection into requests, one at a time. No I/O and no clock."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final, NamedTuple
+
+from shadowcat.config.model import Http
+from shadowcat.errors import Refusal
+from shadowcat.http1.chunks import ChunkError, ChunkReader
+from shadowcat.proxy.clients.request_heads import RequestHeads
+from shadowcat.proxy.clients.template import RequestTemplate
+
+_LONGEST_METHOD_AND_VERSION: Final = 32
+
+
+class Stage(Enum):
+    """How much of the next request is here.
+
+    IDLE -first byte-> HEAD -whole head-> BODY -whole body-> IDLE; what is there at once skips stages.
+    """
+
+    IDLE = "idle"
+    HEAD = "head"
+    BODY = "body"
+
+
+_IDLE: Final = Stage.IDLE
+_HEAD: Final = Stage.HEAD
+_BODY: Final = Stage.BODY
+
+
+class Request(NamedTuple):
+    """A request that is here as a whole."""
+
+    template: RequestTemplate
+    values: tuple[bytes, ...]
+    """Those of the head's varying fields."""
+    body: bytes
+    """The content, its transfer coding taken off."""
+
+
+class Broken(NamedTuple):
+    """The rest of the connection cannot or need not be read."""
+
+    refusal: Refusal
+    template: RequestTemplate | None
+    """The request's head, if that much was good."""
+    values: tuple[bytes, ...]
+    """Those of the head's varying fields."""
+
+
+class RequestReader:
+    """Reads requests in order, and strictly. After a Broken there is nothing more to read."""
+
+    __slots__ = (
+        "_body",
+        "_chunks",
+        "_heads",
+        "_http",
+        "_left",
+        "_size",
+        "_template",
+        "_values",
+        "buffer",
+        "recall",
+        "stage",
+    )
+
+    def __init__(self, heads: RequestHeads, http: Http) -> None:
+        self._heads = heads
+        self._http = http
+        self.recall = heads.recall()
+        """The last head; between requests, with nothing in the buffer, the caller may match it by itself."""
+        self.buffer = b""
+        """What has arrived and has not been read."""
+        self.stage = _IDLE
+        self._template: RequestTemplate | None = None
+        self._values: tuple[bytes, ...] = ()
+        self._body: list[bytes] = []
+        self._size = 0
+        self._left = 0
+        self._chunks: ChunkReader | None = None
+
+    def next(self) -> Request | Broken | None:
+        """Read on in the buffer; None if more bytes are needed."""
+        if self.stage is _BODY:
+            return self._read_body()
+        broken = self._read_head()
+        if broken is not None or self._template is None:
+            return broken
+        return self._read_body()
+
+    @property
+    def template(self) -> RequestTemplate | None:
+        """The head of the request whose body is being read."""
+        return self._template
+
+    @property
+    def wants_continue(self) -> bool:
+        """Whether the client holds its body back until it is told to go on (RFC 9110 section 10.1.1)."""
+        template = self._template
+        return self.stage is _BODY and template is not None and template.expect_continue and not self._size
+
+    def broken(self, refusal: Refusal) -> Broken:
+        """Give up on the request that is being read."""
+        return Broken(refusal, self._template, self._values if self._template is not None else ())
+
+    def forget(self) -> None:
+        """Between requests, keep nothing of the last one."""
+        if self.stage is _IDLE:
+            self.recall.forget()
+
+    def _read_head(self) -> Broken | None:
+        """Read a head; afterwards `_template` is set if it was whole and good."""
+        heads = self._heads
+        data = self.buffer
+        recall = self.recall
+        if recall.match(data):
+            template, self._values, length, end = recall.verdict, recall.values, recall.length, recall.end
+        else:
+            # One empty line before a request line is tolerated (RFC 9112 section 2.2).
+            start = 2 if data.startswith(b"\r\n") else 0
+            end = data.find(b"\r\n\r\n", start, start + heads.limit) + 4
+            if end < 4:
+                return self._check_part(data[start:])
+            read, self._values, length = heads.read(data[start:end], recall)
+            if isinstance(read, Refusal):
+                return Broken(read, None, ())
+            template = read
+        self._template = template
+        if length > self._http.body_limit:
+            return self.broken(Refusal.BODY_TOO_LARGE)
+        whole = len(data) - end >= length and not template.chunked
+        if template.refusal is not None and not whole:
+            # Decided on the head: the answer does not wait for a body, so the next request is not found.
+            return self.broken(template.refusal)
+        self.buffer = data[end:]
+        self._size = 0
+        self._left = length
+        self._chunks = ChunkReader(decode=True) if template.chunked else None
+        self.stage = _BODY
+        return None
+
+    def _check_part(self, data: bytes) -> Broken | None:
+        """Check as much as there is of a head."""
+        if not data:
+            return None  # An empty line between requests is not the beginning of one.
+        line_end = data.find(b"\n")
+        if line_end == 0 or (line_end > 0 and data[line_end - 1 : line_end] != b"\r"):
+            return self.broken(Refusal.BAD_REQUEST_LINE)
+        line = len(data) if line_end < 0 else line_end
+        if line > self._http.target_limit + _LONGEST_METHOD_AND_VERSION:
+            return self.broken(Refusal.TARGET_TOO_LONG)
+        if len(data) >= self._http.head_limit:
+            return self.broken(Refusal.HEAD_TOO_LARGE)
+        self.stage = _HEAD
+        return None
+
+    def _read_body(self) -> Request | Broken | None:
+        data, self.buffer = self.buffer, b""
+        if self._chunks is None:
+            part = data[: self._left]
+            self._left -= len(part)
+            self._size += len(part)
+            self._body.append(part)
+            if self._left:
+                return None
+            self.buffer = data[len(part) :]
+        else:
+            try:
+                content = self._chunks.feed(data)
+            except ChunkError:
+                return self.broken(Refusal.BAD_CHUNK)
+            self._size += len(content)
+            if self._size > self._http.body_limit:
+                return self.broken(Refusal.BODY_TOO_LARGE)
+            self._body.append(content)
+            if not self._chunks.done:
+                return None
+            self.buffer = self._chunks.excess
+        template = self._template
+        assert template is not None
+        request = Request(template, self._values, b"".join(self._body))
+        self._body.clear()
+        self._template = None
+        self._chunks = None
+        self.stage = _IDLE
+        return request

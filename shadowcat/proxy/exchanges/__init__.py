@@ -1,0 +1,1 @@
+"""From a request to its answer: one class for each kind of request."""

@@ -1,0 +1,1 @@
+"""What is told about exchanges: access log and traces."""

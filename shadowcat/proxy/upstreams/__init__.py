@@ -1,0 +1,1 @@
+"""An upstream's side: choosing, connecting, sending, and what becomes of it."""
