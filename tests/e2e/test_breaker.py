@@ -268,8 +268,8 @@ def test_one_of_three_that_dies_under_load_costs_what_was_in_flight(trio: Trio) 
         answered = clients.answered
         eventually(lambda: clients.answered > answered + 200)
         assert {metric(cat, "breaker_state", name) for name in "bc"} == {0}
-    # While it dies it still takes requests, since the kernel closes its listener after its connections; and
-    # each worker has to see its end. All that fail were on their way to it then, and none that came later.
+    # Who has just lost a request may lose the next one, too, sent up to a millisecond after the process was
+    # reaped, as measured. What is sent later than that must not fail.
     assert 0 < len(clients.failures) < 12
     for began, answer in clients.failures:
         assert began < dead + 0.05

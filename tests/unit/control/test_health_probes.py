@@ -98,6 +98,12 @@ def test_http_that_fails(step: Step, cause: str) -> None:
     assert len(up.connections) == 1
 
 
+@pytest.mark.parametrize(("status", "cause"), [(201, ""), (429, ""), (200, "GET /health answered 200")])
+def test_http_takes_the_statuses_that_are_configured(status: int, cause: str) -> None:
+    with ScriptedUpstream(once(response(status))) as up:
+        assert (check(up.url, "http", statuses=[201, 429]).cause or "") == cause
+
+
 def test_http_answers_that_break_off_or_stall_are_none() -> None:
     head = response_head(200, [("Content-Length", "10")])
     with ScriptedUpstream(once(head, b"half", Close())) as up:
