@@ -140,7 +140,7 @@ def change(
                 if row is None:
                     raise ConfigError(
                         f"routes: no room for upstream {name} of {route.path}: max_upstreams is {most}, with"
-                        " those removed that still have sessions; raise it and restart"
+                        " those removed that are not over yet; try again, or raise it and restart"
                     )
                 seat = Seat(row, version)
             seats[-1].append(_phase(seat, upstream, drains.get((route.path, name))))

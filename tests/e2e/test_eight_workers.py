@@ -116,7 +116,8 @@ def test_status_metrics_and_the_processes_agree(cat: Shadowcat) -> None:
         }
         assert {row["state"] for row in rows.values()} == {"ready"}
         assert [int(rows[name]["connections"]) for name in workers] == held
-        assert re.search(r"\n/mcp +40 +0 +[\d.]+ ms +200:40 *\n  echo +40 ", shown.stdout)
+        assert re.search(r"\n/mcp +40 +0 +[\d.]+ ms +200:40 *\n", shown.stdout)
+        assert re.search(r"\n/mcp echo +up +1 +40 +100% +[\d.]+ ms +0 ", shown.stdout)
 
         document = json.loads(shadowcat("status", "--json", SHADOWCAT_ADMIN=cat.ready["admin"]).stdout)
         assert document["ready"]
