@@ -11,7 +11,7 @@ import time
 from typing import Final
 
 from shadowcat.config import seats
-from shadowcat.config.seats import NO_DEADLINE, Phase, Seat, Snapshot
+from shadowcat.config.seats import NO_DEADLINE, Phase, Seat
 from shadowcat.config.urls import upstream_name
 from shadowcat.control.closer import Closer
 from shadowcat.control.present import Present
@@ -69,13 +69,10 @@ class Retirement:
             for _, _, _, seat in snapshot.upstreams()
             if seat.phase is Phase.DRAINING and NO_DEADLINE < seat.until_ns <= now
         ]
-        leaving = [one.seat for one in snapshot.leaving]
-        idle = [seat for seat in leaving if seat not in due and self._is_idle(snapshot, seat)]
         if due:
-            await self._end_sessions({(seat.row, seat.generation) for seat in due})
+            await self._end_sessions({_key(seat) for seat in due})
             await asyncio.sleep(_FAREWELL)
-        elif idle:
-            idle = [seat for seat in idle if not await self._sessions_of({(seat.row, seat.generation)})]
+        idle = await self._idle([one.seat for one in snapshot.leaving if one.seat not in due])
         if not due and not idle:
             return
         # While sessions were being ended the configuration may have changed: what is due is decided again.
@@ -89,12 +86,20 @@ class Retirement:
                 LOGGER.info("upstream %s of %s is drained", upstream_name(upstream), path)
         self._publisher.publish(seats.settle(snapshot, over, freed))
 
-    def _is_idle(self, snapshot: Snapshot, seat: Seat) -> bool:
-        """Whether the counts say that nobody needs an upstream any more."""
-        if not self._publisher.is_taken_up:
-            return False  # A worker may still send it something, or has not told yet that it did.
-        layout = self._shared.layout
+    async def _idle(self, seats: list[Seat]) -> list[Seat]:
+        """Those of them that nobody needs any more: by the counts, and by the table itself."""
+        if not seats or not self._publisher.is_taken_up:
+            return []  # A worker may still send them something, or has not told yet that it did.
         reading = Reading(self._shared, self._present.directory)
+        idle = [seat for seat in seats if self._is_idle(reading, seat)]
+        if not idle:
+            return []
+        records = [session.record for session in await self._sessions_of({_key(seat) for seat in idle})]
+        pinned = {(record.row, record.generation) for record in records}
+        return [seat for seat in idle if _key(seat) not in pinned]
+
+    def _is_idle(self, reading: Reading, seat: Seat) -> bool:
+        layout = self._shared.layout
 
         def count(family: str) -> int:
             return reading.sum([layout.cell(family, seat.row)])
@@ -130,3 +135,7 @@ class Retirement:
                     await asyncio.sleep(_PAUSE)
             await asyncio.sleep(_PAUSE)
         LOGGER.warning("some sessions of drained upstreams do not end; they are left to their expiry")
+
+
+def _key(seat: Seat) -> tuple[int, int]:
+    return seat.row, seat.generation

@@ -123,3 +123,6 @@ def times_opened(proxy: Stage) -> int:
     """How often, by the metric of all workers."""
     cell = proxy._shared.layout.cell("breaker_opened_total", 0)
     return sum(proxy._shared.page(process).cells[cell] for process in range(proxy._shared.processes))
+
+
+CUT_OFF = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\nabc", ends=True)

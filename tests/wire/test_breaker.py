@@ -12,6 +12,7 @@ from shadowcat.config.units import Duration
 
 from .breakers import (
     CALL,
+    CUT_OFF,
     FAILURES,
     LIST,
     NAME,
@@ -45,7 +46,6 @@ def proxy() -> Iterator[Stage]:
 
 LISTEN = post(message("subscriptions/listen"), MODERN)
 READ = post(message("resources/read"), MODERN)
-CUT_OFF = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\nabc", ends=True)
 
 
 # What opens it

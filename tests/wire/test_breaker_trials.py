@@ -16,6 +16,7 @@ from shadowcat.testing.loopback import Peer
 
 from .breakers import (
     CALL,
+    CUT_OFF,
     FAILURES,
     NAME,
     OPEN_FOR,
@@ -42,9 +43,6 @@ from .stage import MODERN, OK, STREAM, Stage, bare, chunk, message, post, split,
 def proxy() -> Iterator[Stage]:
     with stage(breaker=SECTION, timeouts=TIMES, workers=2, retry={"attempts": 1}) as made:
         yield made
-
-
-CUT_OFF = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\nabc", ends=True)
 
 
 # Half-open

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 import pytest
 from msgspec.structs import replace
 
+from shadowcat.config import seats
 from shadowcat.config.model import Config, Route, Sessions, Upstream
+from shadowcat.config.seats import Phase
+from shadowcat.control import retirement
 from shadowcat.control.closer import Closer
 from shadowcat.control.present import Present
 from shadowcat.control.publisher import Publisher
@@ -107,3 +110,14 @@ def test_what_the_table_has_counts_whatever_the_counts_say(host: Host) -> None:
     assert host.leaving() == [1]
     host.table.delete(session)
     assert host.leaving() == []
+
+
+def test_another_ones_deadline_does_not_hurry_it(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retirement, "_FAREWELL", 0.0)
+    now = host.present.snapshot
+    opened(host.table, row=1, generation=now.leaving[0].seat.generation)
+    drained = seats.change(now, now.config, {("/mcp", "a"): 1}, now_ns=2, taken_up=0)
+    host.shared.snapshot.write(drained.version, seats.encode(drained))
+    host.take_up(0, 1)
+    assert host.leaving() == [1]
+    assert host.present.snapshot.seats[0][0].phase is Phase.DRAINED
