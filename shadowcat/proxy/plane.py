@@ -103,7 +103,7 @@ class DataPlane:
         self.pools = tuple(pools.values())
         self.sessions.pools = pools
         self.sessions.configure(config.sessions)
-        self.recoveries.section = config.sessions
+        self.recoveries.configure(config.sessions, pools.values())
         self._touch_every = min(1.0, config.sessions.idle_timeout / 4)
         for (loopback, _), heads in self._heads.items():
             heads.configure(self.http, self.route_table, self._guards[loopback])

@@ -25,6 +25,15 @@ def cell_of(shared: Shared, family: str, *labels: str) -> int:
 def publish(shared: Shared, config: Config) -> None:
     """Have another configuration take the place of the present one, as control does."""
     old = shared.present()
-    new = seats.change(old, config, {}, now_ns=time.monotonic_ns(), taken_up=old.version)
-    shared.snapshot.write(new.version, seats.encode(new))
+    _write(shared, seats.change(old, config, {}, now_ns=time.monotonic_ns(), taken_up=old.version))
+
+
+def free_rows(shared: Shared) -> None:
+    """Have all upstreams that leave give up their rows, as control does once nobody needs them."""
+    old = shared.present()
+    _write(shared, seats.settle(old, set(), {one.seat.row for one in old.leaving}))
+
+
+def _write(shared: Shared, snapshot: seats.Snapshot) -> None:
+    shared.snapshot.write(snapshot.version, seats.encode(snapshot))
     shared.board.changed(CONTROL)

@@ -17,7 +17,7 @@ from shadowcat.config.model import Config, Sessions
 from shadowcat.proxy.assembly import assemble
 from shadowcat.proxy.wheel import TICK
 from shadowcat.shm.shared import Shared, worker_number
-from shadowcat.testing.host import cell_of, publish
+from shadowcat.testing.host import cell_of, free_rows, publish
 
 Ending = Literal["open", "eof", "closed", "aborted"]
 
@@ -254,6 +254,10 @@ class Loopback:
     def publish(self, config: Config) -> None:
         """Have another configuration take the place of the present one, for all planes of this host."""
         publish(self._shared, config)
+
+    def free_rows(self) -> None:
+        """Have all upstreams that leave give up their rows, as control does once nobody needs them."""
+        free_rows(self._shared)
 
     def close(self) -> None:
         """Cut everything off and give back descriptors."""

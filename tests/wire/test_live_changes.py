@@ -178,3 +178,25 @@ def test_a_weight_counts_from_the_next_session_on() -> None:
         assert sorted(opened(4)) == list("aabb")
         proxy.publish(routes(proxy, upstreams=[upstream("a", weight=3), upstream("b")]))
         assert sorted(opened(8)) == list("aaaaaabb")
+
+
+def test_of_a_removed_upstream_that_refused_nothing_stays() -> None:
+    with stage(upstreams=2, balance={"strategy": "healthy_first"}) as proxy:
+        session = open_session(proxy)
+        for peer in proxy.upstreams:
+            peer.abort()
+        proxy.settle()
+        proxy.loop.failures.append(ConnectionRefusedError(111, "Connection refused"))
+        client = proxy.caller()
+        proxy.tell(client, in_session(session))
+        proxy.advance(0.3)
+        client.abort()
+        proxy.advance(0.3)
+        assert len(proxy.plane.recoveries._redials) == 1
+        for peer in proxy.upstreams:
+            peer.take()
+        proxy.publish(routes(proxy, upstreams=[upstream("b")]))
+        assert turn(proxy, CALL, OK).host == "b.example:3001"
+        proxy.free_rows()
+        assert turn(proxy, CALL, OK).host == "b.example:3001"
+        assert proxy.plane.recoveries._redials == {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Collection
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -98,6 +99,11 @@ class Recoveries:
         """By slot."""
         self._redials: dict[Pool, Redial] = {}
         self._is_closed = False
+
+    def configure(self, section: model.Sessions, pools: Collection[Pool]) -> None:
+        """Go by these limits from now on; these are the upstreams that there are."""
+        self.section = section
+        self._redials = {pool: redial for pool, redial in self._redials.items() if pool in pools or redial}
 
     def abort(self) -> None:
         """Give up what is under way."""
