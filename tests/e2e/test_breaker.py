@@ -160,6 +160,9 @@ class Knocking(Clients):
         self._address = cat.address
         self._clients = clients
         self.cut_off = 0
+        self.under_way = 0
+        self.is_quiet = False
+        """Whether nothing new is sent."""
 
     async def _run(self) -> None:
         tasks = [asyncio.create_task(self._client()) for _ in range(self._clients)]
@@ -172,6 +175,10 @@ class Knocking(Clients):
     async def _client(self) -> None:
         data = tool("echo", {"text": "x"}).wire("/mcp")
         while True:
+            if self.is_quiet:
+                await asyncio.sleep(0.01)
+                continue
+            self.under_way += 1
             with suppress(ConnectionRefusedError):
                 async with await Connection.open(self._address) as connection:
                     try:
@@ -179,6 +186,7 @@ class Knocking(Clients):
                         assert answer.status == 503, answer
                     except (OSError, asyncio.IncompleteReadError):
                         self.cut_off += 1
+            self.under_way -= 1
             await asyncio.sleep(0.05)
 
 
@@ -200,9 +208,12 @@ def test_trials_are_bounded_also_when_their_worker_is_killed(trio: Trio) -> None
                 assert metric(cat, "breaker_state") == 2
                 assert clients.cut_off == (number - 1) * TRIALS
                 # Somebody holds them: all are killed, and nobody waits for the deadline of the leases.
+                clients.is_quiet = True  # Whoever else is under way would be cut off, too.
+                eventually(lambda: clients.under_way == TRIALS)
                 for name, process in cat.children().items():
                     if name.startswith("worker"):
                         process.kill()
+                clients.is_quiet = False
             eventually(lambda: received(upstream) == 3 * TRIALS, timeout=6)
         assert metric(cat, "breaker_opened_total") == 1
 
