@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from shadowcat.config import model
@@ -12,6 +13,7 @@ from shadowcat.proxy.meters import RouteMeters
 from shadowcat.proxy.upstreams.balancer import COMPARES, Balancer, Purpose
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.checks import Check
     from shadowcat.proxy.clients.access import Access
     from shadowcat.proxy.upstreams.pool import Pool
 
@@ -26,6 +28,7 @@ class Route:
         "access",
         "attempts",
         "balancer",
+        "checks",
         "compares",
         "has_choice",
         "legacy",
@@ -67,6 +70,8 @@ class Route:
         """Of those that get legacy requests."""
         self.access: Access | None = None
         """Who may use it; None: everybody."""
+        self.checks: Sequence[Check] = ()
+        """What else is asked of its requests, in this order."""
         self.needs_session = False
         """Whether all of `legacy` are known to issue session ids: no legacy request can do without."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from shadowcat.auth.challenges import challenge
 from shadowcat.auth.keys import KeySet, source_of
 from shadowcat.auth.metadata import metadata_document, metadata_paths, metadata_url
@@ -11,14 +9,7 @@ from shadowcat.auth.verify import TrustedIssuer, Verifier
 from shadowcat.config import model
 from shadowcat.config.access import canonical, resource_of
 from shadowcat.errors import Refusal
-
-
-class Denial(NamedTuple):
-    """Why a request does not begin."""
-
-    refusal: Refusal
-    fields: bytes
-    """Further header fields of the answer, each with its CRLF."""
+from shadowcat.proxy.clients.denial import Denial
 
 
 class Access:
@@ -76,6 +67,6 @@ class Access:
     def deny(self, refusal: Refusal, base: str, description: str = "") -> Denial:
         """What a client that called `base` is told."""
         if refusal is Refusal.TOKEN_UNCHECKED:
-            return Denial(refusal, b"")
+            return Denial(refusal)
         url = metadata_url(self.resource_at(base))
         return Denial(refusal, challenge(refusal, url, self.scopes, description))

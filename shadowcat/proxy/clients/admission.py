@@ -25,7 +25,8 @@ from shadowcat.auth.tokens import Fault, TokenError
 from shadowcat.auth.verify import Identity, Unknown
 from shadowcat.config.model import Config
 from shadowcat.errors import Refusal
-from shadowcat.proxy.clients.access import Access, Denial
+from shadowcat.proxy.clients.access import Access
+from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.wheel import Timed
 from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.questions import Ask, Outcome
@@ -378,4 +379,4 @@ class Admission:
 
 
 def _unchecked() -> Denial:
-    return Denial(Refusal.TOKEN_UNCHECKED, b"")
+    return Denial(Refusal.TOKEN_UNCHECKED)

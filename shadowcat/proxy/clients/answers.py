@@ -8,6 +8,7 @@ from typing import Any, Final
 from shadowcat.errors import Refusal
 from shadowcat.mcp.answers import error_body
 from shadowcat.mcp.eras import Era
+from shadowcat.proxy.clients.denial import Denial
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -15,12 +16,10 @@ _ALLOW: Final = b"Allow: GET, POST, DELETE, OPTIONS\r\n"
 
 
 def answer(
-    refusal: Refusal,
+    denial: Denial,
     era: Era,
     id_raw: bytes | None,
     *,
-    detail: str = "",
-    retry_after: int | None = None,
     upstream: str | None = None,
     fields: bytes = b"",
     close: bool,
@@ -29,35 +28,32 @@ def answer(
     """Write a refusal.
 
     Args:
-        refusal: The row of the table.
+        denial: Why.
         era: Decides what an absent id looks like.
         id_raw: The request's JSON-RPC id as received, if it is known.
-        detail: What is special about this case, such as the upstream's name; may be empty.
-        retry_after: Seconds after which the client may try again, where that is known better than the table
-            says.
-        upstream: The name of the upstream that this is about, which goes with `retry_after`.
+        upstream: The name of the upstream that this is about, where there is a time to try again.
         fields: Further header fields, each with its CRLF.
         close: Whether the connection ends with it.
         head: The request was HEAD: the answer has no content (RFC 9110 section 9.3.2).
     """
-    message = f"{refusal.message}: {detail}" if detail else refusal.message
-    data: dict[str, Any] | None = None
+    refusal = denial.refusal
+    message = f"{refusal.message}: {denial.detail}" if denial.detail else refusal.message
+    data: dict[str, Any] = dict(denial.data or ())
     extra = _ALLOW if refusal is Refusal.METHOD else b""
-    if retry_after is None:
-        retry_after = refusal.retry_after
+    retry_after = refusal.retry_after if denial.retry_after is None else denial.retry_after
     if retry_after is not None:
         extra = b"Retry-After: %d\r\n" % retry_after
-        data = {"retryAfterSeconds": retry_after}
+        data["retryAfterSeconds"] = retry_after
         if upstream is not None:
             data["upstream"] = upstream
     code = refusal.modern_code if era is Era.MODERN else refusal.code
-    body = error_body(code, message, id_raw, era, data)
+    body = error_body(code, message, id_raw, era, data or None)
     return b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b%b%b\r\n%b" % (
         refusal.status,
         HTTPStatus(refusal.status).phrase.encode(),
         len(body),
         extra,
-        fields,
+        denial.fields + fields,
         b"Connection: close\r\n" if close else b"",
         b"" if head else body,
     )

@@ -12,10 +12,10 @@ from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import Kind, peek
 from shadowcat.policy.forwarded import is_loopback
 from shadowcat.policy.inspect import inspect
-from shadowcat.proxy.clients.access import Denial
 from shadowcat.proxy.clients.admission import Waiter
 from shadowcat.proxy.clients.answers import CONTINUE
 from shadowcat.proxy.clients.client_state import State
+from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.clients.own_answer import OwnAnswer
 from shadowcat.proxy.clients.request_reader import Broken, RequestReader, Stage
 from shadowcat.proxy.clients.template import RequestTemplate
@@ -204,9 +204,9 @@ class ClientConnection(asyncio.Protocol, Timed):
         elif self._state is not _READING or self._paused:
             self._lose()  # It has taken nothing of its answer for too long, or lingers.
         elif self._reader.stage is Stage.HEAD:
-            self._break_off(self._reader.broken(Refusal.HEAD_TIMEOUT))
+            self._break_off(self._reader.broken(Denial(Refusal.HEAD_TIMEOUT)))
         elif self._reader.stage is Stage.BODY:
-            self._break_off(self._reader.broken(Refusal.BODY_TIMEOUT))
+            self._break_off(self._reader.broken(Denial(Refusal.BODY_TIMEOUT)))
         else:
             self._close()
 
@@ -242,7 +242,7 @@ class ClientConnection(asyncio.Protocol, Timed):
             # Decided on the head, so that nobody is asked for a body that is not wanted.
             denial = self._plane.admission.judge(template)
             if isinstance(denial, Denial):
-                self._break_off(self._reader.broken(denial.refusal), denial.fields)
+                self._break_off(self._reader.broken(denial))
                 return
         timeout = http.body_timeout if stage is Stage.BODY else http.head_timeout
         self._plane.wheel.set(self, self._plane.clock() + timeout)
@@ -279,7 +279,8 @@ class ClientConnection(asyncio.Protocol, Timed):
                 if template.may_open and envelope.method == "initialize" and kind is _REQUEST:
                     new_exchange = self._plane.kinds.initialize(template)
             if objection is not None:
-                self._answer(OwnAnswer(objection.refusal, template, body, objection.detail, values, envelope))
+                denial = Denial(objection.refusal, detail=objection.detail)
+                self._answer(OwnAnswer(denial, template, body, values, envelope))
                 return
         elif template.preflight is not None:
             self._answer(OwnAnswer(None, template, values=values))
@@ -294,7 +295,8 @@ class ClientConnection(asyncio.Protocol, Timed):
     def _halted(self, template: RequestTemplate, values: tuple[bytes, ...], body: bytes) -> bool:
         """Whether a request does not begin, or not yet; if so, it was seen to."""
         if template.refusal is not None or template.document is not None:
-            self._answer(OwnAnswer(template.refusal, template, body, values=values))
+            denial = None if template.refusal is None else Denial(template.refusal)
+            self._answer(OwnAnswer(denial, template, body, values))
             return True
         admission = self._plane.admission
         verdict = admission.judge(template)
@@ -316,7 +318,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         if denial is None:
             self._begin(template, values, body)
         else:
-            self._answer(OwnAnswer(denial.refusal, template, body, values=values, fields=denial.fields))
+            self._answer(OwnAnswer(denial, template, body, values))
 
     # From the exchange.
 
@@ -341,11 +343,12 @@ class ClientConnection(asyncio.Protocol, Timed):
             if self._reader.buffer and not self._working:
                 self._work()
 
-    def refuse_exchange(self, exchange: Exchange, refusal: Refusal, detail: str) -> None:
-        """The exchange could not be carried out; nothing of an answer was sent."""
+    def refuse_exchange(self, exchange: Exchange, denial: Denial) -> None:
+        """The exchange is not carried out; nothing of an answer was sent."""
         self._exchange = None
-        asked = exchange.template, exchange.body, detail, exchange.values, exchange.envelope
-        self._answer(OwnAnswer(refusal, *asked, exchange))
+        self._answer(
+            OwnAnswer(denial, exchange.template, exchange.body, exchange.values, exchange.envelope, exchange)
+        )
 
     def cut_off(self, *, reset: bool) -> None:
         """The answer broke off. `reset` where a clean end would read as the end of the answer."""
@@ -389,17 +392,15 @@ class ClientConnection(asyncio.Protocol, Timed):
         if self._reader.buffer and not self._working:
             self._work()
 
-    def _break_off(self, broken: Broken, fields: bytes = b"") -> None:
+    def _break_off(self, broken: Broken) -> None:
         """Refuse what was not read to its end: where the next request begins is not known."""
-        self._answer(
-            OwnAnswer(broken.refusal, broken.template, values=broken.values, fields=fields), close=True
-        )
+        self._answer(OwnAnswer(broken.denial, broken.template, values=broken.values), close=True)
 
     def _answer(self, own: OwnAnswer, *, close: bool = False) -> None:
         """Answer without an upstream. `close` ends the connection even if nothing else does."""
         plane = self._plane
-        if own.refusal is not None:
-            plane.cells[self._meters.refusals[own.refusal]] += 1
+        if own.denial is not None:
+            plane.cells[self._meters.refusals[own.denial.refusal]] += 1
         # An exchange has counted its status itself.
         if own.exchange is None and own.template is not None and own.template.route is not None:
             own.template.route.meters.statuses[own.status] += 1

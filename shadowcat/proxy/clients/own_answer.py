@@ -8,6 +8,7 @@ from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import Envelope, request_id
 from shadowcat.mcp.eras import Era
 from shadowcat.proxy.clients.answers import answer, document, preflight
+from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.clients.template import RequestTemplate
 from shadowcat.proxy.observers.observe import Observation
 
@@ -21,27 +22,23 @@ _DEPENDS: Final = (Refusal.BREAKER_OPEN, Refusal.NO_UPSTREAM)
 class OwnAnswer(NamedTuple):
     """The answer to one request."""
 
-    refusal: Refusal | None
+    denial: Denial | None
     """Why the request is refused; None for what is answered without an upstream: OPTIONS and metadata."""
     template: RequestTemplate | None
     """The request's head; None if it could not be read."""
     body: bytes = b""
     """From which the answer takes the id; empty if it is not whole."""
-    detail: str = ""
-    """What is special about this case."""
     values: tuple[bytes, ...] = ()
     """Those of the head's varying fields, as far as they are known."""
     envelope: Envelope | None = None
     exchange: Exchange | None = None
     """The exchange that failed; None if it had not begun."""
-    fields: bytes = b""
-    """Further header fields, each with its CRLF."""
 
     @property
     def status(self) -> int:
         """The HTTP status."""
-        if self.refusal is not None:
-            return self.refusal.status
+        if self.denial is not None:
+            return self.denial.refusal.status
         return 204 if self._document is None else 200
 
     @property
@@ -54,26 +51,27 @@ class OwnAnswer(NamedTuple):
         """Whether the connection ends with it, for the request's sake or the client's."""
         if self.template is None or not self.template.keep_alive:
             return True
-        return self.refusal is not None and self.refusal.close
+        return self.denial is not None and self.denial.refusal.close
 
     def render(self, *, close: bool) -> bytes:
         """The whole message; `close` says that the connection ends with it."""
         template = self.template
-        fields = self.fields + (template.cors if template is not None else b"")
-        if fields and self.refusal is None and template is not None:
+        denial = self.denial
+        fields = template.cors if template is not None else b""
+        if fields and denial is None and template is not None:
             fields += template.preflight or b""
         if template is not None and not template.http11 and not close:
             fields += b"Connection: keep-alive\r\n"
-        if self._document is not None and self.refusal is None:
+        if self._document is not None and denial is None:
             return document(self._document, fields, close=close)
-        if self.refusal is None:
+        if denial is None:
             return preflight(fields, close=close)
+        if denial.retry_after is None and self.exchange is not None and denial.refusal in _DEPENDS:
+            denial = denial._replace(retry_after=self.exchange.retry_after)
         return answer(
-            self.refusal,
+            denial,
             template.era if template is not None else Era.LEGACY,
             request_id(self.body) if self.body else None,
-            detail=self.detail,
-            retry_after=self.exchange.retry_after if self.exchange and self.refusal in _DEPENDS else None,
             upstream=self.exchange.upstream if self.exchange is not None else None,
             fields=fields,
             close=close,
@@ -97,7 +95,7 @@ class OwnAnswer(NamedTuple):
             envelope=self.envelope,
             upstream=exchange.upstream if exchange is not None else None,
             status=self.status,
-            refusal=self.refusal,
+            refusal=self.denial.refusal if self.denial is not None else None,
             complete=True,
             started=started,
             seconds=now - started,

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from shadowcat.config.model import Http
 from shadowcat.errors import Refusal
 from shadowcat.http1.chunks import ChunkError, ChunkReader
+from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.clients.request_heads import RequestHeads
 from shadowcat.proxy.clients.template import RequestTemplate
 
@@ -43,7 +44,7 @@ class Request(NamedTuple):
 class Broken(NamedTuple):
     """The rest of the connection cannot or need not be read."""
 
-    refusal: Refusal
+    denial: Denial
     template: RequestTemplate | None
     """The request's head, if that much was good."""
     values: tuple[bytes, ...]
@@ -102,9 +103,9 @@ class RequestReader:
         template = self._template
         return self.stage is _BODY and template is not None and template.expect_continue and not self._size
 
-    def broken(self, refusal: Refusal) -> Broken:
+    def broken(self, denial: Denial) -> Broken:
         """Give up on the request that is being read."""
-        return Broken(refusal, self._template, self._values if self._template is not None else ())
+        return Broken(denial, self._template, self._values if self._template is not None else ())
 
     def forget(self) -> None:
         """Between requests, keep nothing of the last one."""
@@ -126,15 +127,15 @@ class RequestReader:
                 return self._check_part(data[start:])
             read, self._values, length = heads.read(data[start:end], recall)
             if isinstance(read, Refusal):
-                return Broken(read, None, ())
+                return Broken(Denial(read), None, ())
             template = read
         self._template = template
         if length > self._http.body_limit:
-            return self.broken(Refusal.BODY_TOO_LARGE)
+            return self.broken(Denial(Refusal.BODY_TOO_LARGE))
         whole = len(data) - end >= length and not template.chunked
         if template.refusal is not None and not whole:
             # Decided on the head: the answer does not wait for a body, so the next request is not found.
-            return self.broken(template.refusal)
+            return self.broken(Denial(template.refusal))
         self.buffer = data[end:]
         self._size = 0
         self._left = length
@@ -148,12 +149,12 @@ class RequestReader:
             return None  # An empty line between requests is not the beginning of one.
         line_end = data.find(b"\n")
         if line_end == 0 or (line_end > 0 and data[line_end - 1 : line_end] != b"\r"):
-            return self.broken(Refusal.BAD_REQUEST_LINE)
+            return self.broken(Denial(Refusal.BAD_REQUEST_LINE))
         line = len(data) if line_end < 0 else line_end
         if line > self._http.target_limit + _LONGEST_METHOD_AND_VERSION:
-            return self.broken(Refusal.TARGET_TOO_LONG)
+            return self.broken(Denial(Refusal.TARGET_TOO_LONG))
         if len(data) >= self._http.head_limit:
-            return self.broken(Refusal.HEAD_TOO_LARGE)
+            return self.broken(Denial(Refusal.HEAD_TOO_LARGE))
         self.stage = _HEAD
         return None
 
@@ -171,10 +172,10 @@ class RequestReader:
             try:
                 content = self._chunks.feed(data)
             except ChunkError:
-                return self.broken(Refusal.BAD_CHUNK)
+                return self.broken(Denial(Refusal.BAD_CHUNK))
             self._size += len(content)
             if self._size > self._http.body_limit:
-                return self.broken(Refusal.BODY_TOO_LARGE)
+                return self.broken(Denial(Refusal.BODY_TOO_LARGE))
             self._body.append(content)
             if not self._chunks.done:
                 return None

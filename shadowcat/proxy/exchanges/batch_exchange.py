@@ -30,12 +30,16 @@ class BatchExchange(SessionExchange):
 
     def _go(self, session: Session) -> None:
         """The session is there: see whether it allows this."""
-        batch = read_batch(self.body) if allows_batch(session.record.version) else Refusal.BATCH
+        batch = self.read(session)
         if isinstance(batch, Refusal):
             self._refuse(batch, "")
         else:
             self._batch = batch
             super()._go(session)
+
+    def read(self, session: Session) -> Sequence[Envelope] | Refusal:
+        """The messages, or why the session does not allow them."""
+        return read_batch(self.body) if allows_batch(session.record.version) else Refusal.BATCH
 
     def open(
         self, head: ResponseTemplate, values: tuple[bytes, ...], body: Body, length: int

@@ -16,8 +16,10 @@ from shadowcat.http1.response import Body
 from shadowcat.mcp.envelope import Envelope
 from shadowcat.mcp.eras import Era
 from shadowcat.policy.retry import is_repeatable
+from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.clients.template import RequestTemplate
 from shadowcat.proxy.exchanges.exchange_state import State
+from shadowcat.proxy.exchanges.framing import framing_for
 from shadowcat.proxy.observers.observe import Span, observation_of
 from shadowcat.proxy.route import Route
 from shadowcat.proxy.upstreams.balancer import Choice, Purpose
@@ -237,14 +239,7 @@ class Exchange(Timed):
             self.body = b""
             self.envelope = None
         http11 = template.http11
-        if body is Body.LENGTH or (head.has_length and head.status != 204):
-            framing = b"Content-Length: %d\r\n" % length
-        elif body is Body.NONE:
-            framing = b""
-        else:
-            self._chunked = http11
-            self._endless = not http11
-            framing = b"Transfer-Encoding: chunked\r\n" if http11 else b""
+        framing, self._chunked, self._endless = framing_for(head, body, length, http11=http11)
         self.close_after = (
             self._endless or not template.keep_alive or self.plane.draining or client.last_request
         )
@@ -424,11 +419,15 @@ class Exchange(Timed):
     # The end.
 
     def _refuse(self, refusal: Refusal, detail: str) -> None:
+        self.deny(Denial(refusal, detail=detail))
+
+    def deny(self, denial: Denial) -> None:
+        """End it before the client has got anything."""
         client = self._client
-        self._status = refusal.status
+        self._status = denial.refusal.status
         self._done()
         if client is not None:
-            client.refuse_exchange(self, refusal, detail)
+            client.refuse_exchange(self, denial)
 
     def _done(self) -> None:
         """Count, and let go of both sides."""

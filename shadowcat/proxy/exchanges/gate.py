@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable
 from math import inf
 from typing import TYPE_CHECKING
 
-from shadowcat.errors import Refusal
 from shadowcat.mcp.initialize import Outcome, ResultWatch
 from shadowcat.mcp.server_requests import MAX_MESSAGE, ServerRequests
 from shadowcat.proxy.sessions.sessions import PATIENCE, RETRY
 from shadowcat.shm.locks import LockBusyError
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.clients.denial import Denial
     from shadowcat.proxy.clients.downstream import ClientConnection
     from shadowcat.proxy.clients.template import RequestTemplate
     from shadowcat.proxy.exchanges.exchange import Exchange
@@ -152,11 +152,11 @@ class Gate:
         if client is not None:
             client.cut_off(reset=reset)
 
-    def refuse_exchange(self, exchange: Exchange, refusal: Refusal, detail: str) -> None:
+    def refuse_exchange(self, exchange: Exchange, denial: Denial) -> None:
         """Nothing of the answer was sent."""
         client = self._leave()
         if client is not None:
-            client.refuse_exchange(exchange, refusal, detail)
+            client.refuse_exchange(exchange, denial)
 
     def client_left(self) -> None:
         """Nobody waits for the answer any more."""

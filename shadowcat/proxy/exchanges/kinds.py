@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from shadowcat.proxy.exchanges.affinity_exchange import AffinityExchange, MeasuredAffinityExchange
 from shadowcat.proxy.exchanges.batch_exchange import BatchExchange
+from shadowcat.proxy.exchanges.checked import checked
 from shadowcat.proxy.exchanges.delete_exchange import DeleteExchange
 from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.exchanges.initialize import InitializeExchange
@@ -41,15 +42,15 @@ class Kinds:
 
     def of(self, template: RequestTemplate) -> type[Exchange]:
         """The class of a head's exchanges. Of some, the message makes `batch` or `initialize` of it."""
-        return _guarded(template, self._of(template))
+        return _layered(template, self._of(template))
 
     def initialize(self, template: RequestTemplate) -> type[Exchange]:
         """The class for the first message of a session."""
-        return _guarded(template, self._initialize)
+        return _layered(template, self._initialize)
 
     def batch(self, template: RequestTemplate) -> type[Exchange]:
         """The class for a batch of a session."""
-        return _guarded(template, self._batch)
+        return _layered(template, self._batch)
 
     def _of(self, template: RequestTemplate) -> type[Exchange]:
         route = template.route
@@ -61,6 +62,11 @@ class Kinds:
         return self._unbound[compares]
 
 
-def _guarded(template: RequestTemplate, kind: type[Exchange]) -> type[Exchange]:
-    access = template.route.access if template.route is not None else None
-    return kind if access is None or access.forwards else protected(kind)
+def _layered(template: RequestTemplate, kind: type[Exchange]) -> type[Exchange]:
+    """The kind with what the route asks for besides, and nothing else."""
+    route = template.route
+    if route is None:
+        return kind
+    if route.access is not None and not route.access.forwards:
+        kind = protected(kind)
+    return checked(kind) if route.checks else kind

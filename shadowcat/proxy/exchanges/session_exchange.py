@@ -24,6 +24,7 @@ from shadowcat.mcp.envelope import Envelope, Kind
 from shadowcat.mcp.eras import VERSIONS, Era
 from shadowcat.policy.sessions import Event, Loss, Trouble, Verdict, what_now
 from shadowcat.policy.waits import Waits
+from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.exchanges.awaited import await_again, take_awaited
 from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.exchanges.exchange_state import State
@@ -72,7 +73,7 @@ class UnboundExchange(Exchange):
 class SessionExchange(LockExchange):
     """A request of a session: it goes to the session's upstream and to no other."""
 
-    __slots__ = ("_pin", "_plight", "session", "session_line", "watch")
+    __slots__ = ("_is_checked", "_pin", "_plight", "session", "session_line", "watch")
     _pin: Pin
     session: Session
     """Known once there is a pool."""
@@ -81,6 +82,7 @@ class SessionExchange(LockExchange):
         """Find the session and go."""
         self._patience = inf
         self._plight: Plight | None = None
+        self._is_checked = False
         self.session_line = b""
         self.watch = None
         session = self.template.session
@@ -204,9 +206,10 @@ class SessionExchange(LockExchange):
         self._await_again()
         super().client_left()
 
-    def _refuse(self, refusal: Refusal, detail: str) -> None:
+    def deny(self, denial: Denial) -> None:
+        """End it before the client has got anything."""
         self._await_again()
-        super()._refuse(refusal, detail)
+        super().deny(denial)
 
     # Answers of the client to what the server asked.
 

@@ -9,6 +9,7 @@ import pytest
 from shadowcat.errors import Refusal
 from shadowcat.mcp.eras import Era
 from shadowcat.proxy.clients.answers import answer
+from shadowcat.proxy.clients.denial import Denial
 
 
 class Socket(io.BytesIO):
@@ -25,7 +26,7 @@ def parse(message: bytes, method: str = "POST") -> tuple[http.client.HTTPRespons
 @pytest.mark.parametrize("refusal", list(Refusal))
 @pytest.mark.parametrize("era", list(Era))
 def test_every_refusal_is_a_json_rpc_error_with_its_status(refusal: Refusal, era: Era) -> None:
-    response, body = parse(answer(refusal, era, b'"id-7"', close=False))
+    response, body = parse(answer(Denial(refusal), era, b'"id-7"', close=False))
     assert response.status == refusal.status
     assert response.getheader("Content-Type") == "application/json"
     assert response.getheader("Content-Length") == str(len(body))
@@ -38,29 +39,34 @@ def test_every_refusal_is_a_json_rpc_error_with_its_status(refusal: Refusal, era
 
 
 def test_an_unknown_id_is_null_or_absent_by_era() -> None:
-    legacy = json.loads(parse(answer(Refusal.RESET, Era.LEGACY, None, close=False))[1])
-    modern = json.loads(parse(answer(Refusal.RESET, Era.MODERN, None, close=False))[1])
+    legacy = json.loads(parse(answer(Denial(Refusal.RESET), Era.LEGACY, None, close=False))[1])
+    modern = json.loads(parse(answer(Denial(Refusal.RESET), Era.MODERN, None, close=False))[1])
     assert legacy["id"] is None
     assert "id" not in modern
 
 
 def test_the_detail_is_told() -> None:
-    _, body = parse(answer(Refusal.CONNECT_FAILED, Era.LEGACY, b"1", detail="upstream a", close=False))
+    _, body = parse(
+        answer(Denial(Refusal.CONNECT_FAILED, detail="upstream a"), Era.LEGACY, b"1", close=False)
+    )
     assert json.loads(body)["error"]["message"].endswith(": upstream a")
 
 
 def test_close_is_announced() -> None:
-    assert parse(answer(Refusal.RESET, Era.LEGACY, b"1", close=True))[0].getheader("Connection") == "close"
+    assert (
+        parse(answer(Denial(Refusal.RESET), Era.LEGACY, b"1", close=True))[0].getheader("Connection")
+        == "close"
+    )
 
 
 def test_head_has_no_content_but_its_length() -> None:
-    response, body = parse(answer(Refusal.METHOD, Era.LEGACY, None, close=False, head=True), "HEAD")
+    response, body = parse(answer(Denial(Refusal.METHOD), Era.LEGACY, None, close=False, head=True), "HEAD")
     assert body == b""
     assert int(response.getheader("Content-Length") or 0) > 0
     assert "POST" in (response.getheader("Allow") or "")
 
 
 def test_who_cannot_be_served_now_is_told_when() -> None:
-    response, body = parse(answer(Refusal.QUEUE_TIMEOUT, Era.LEGACY, b"1", close=False))
+    response, body = parse(answer(Denial(Refusal.QUEUE_TIMEOUT), Era.LEGACY, b"1", close=False))
     assert int(response.getheader("Retry-After") or 0) >= 1
     assert json.loads(body)["error"]["data"]["retryAfterSeconds"] >= 1

@@ -46,7 +46,7 @@ def describe(results: list[Request | Broken]) -> list[object]:
     return [
         result.template.render(ORIGIN, b"127.0.0.1", result.body, result.values)
         if isinstance(result, Request)
-        else result.refusal
+        else result.denial.refusal
         for result in results
     ]
 
@@ -85,7 +85,7 @@ def test_every_split_breaks_in_the_same_way(build: Build, bad: bytes, refusal: R
         results = feed(RequestReader(heads, Http()), data[:at], data[at:])
         assert describe(results[:-1]) == describe(results[:1]) * 3, at
         assert isinstance(results[-1], Broken)
-        assert results[-1].refusal is refusal, at
+        assert results[-1].denial.refusal is refusal, at
 
 
 @pytest.mark.parametrize("warm", [0, 3])
@@ -116,7 +116,7 @@ def test_what_is_decided_on_the_head_does_not_wait_for_the_body(build: Build) ->
     whole = post(CALL, path=b"/none")
     (result,) = feed(make(build), whole.removesuffix(CALL))
     assert isinstance(result, Broken)
-    assert result.refusal is Refusal.NO_ROUTE
+    assert result.denial.refusal is Refusal.NO_ROUTE
     (result,) = feed(make(build), whole)
     assert isinstance(result, Request)
     assert result.template.refusal is Refusal.NO_ROUTE
