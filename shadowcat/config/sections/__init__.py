@@ -1,0 +1,1 @@
+"""The sections of the configuration, one file per subject; model.py puts them together."""
