@@ -144,6 +144,9 @@ class Config(Section, frozen=True, kw_only=True):
     """Worker processes; default: the number of CPUs this process may use."""
     admin: str | None = "127.0.0.1:9090"
     """Address of the admin listener: a loopback host:port or unix:/path; null switches it off."""
+    admin_token: str | None = None
+    """What callers of the admin listener show as a bearer token, 16 visible characters or more. Default: over
+    TCP a random one, in a file that only this user can read; over a Unix socket none: it has permissions."""
     public_url: str | None = None
     """The URL by which clients know this proxy; its host is accepted as Host, its origin as Origin."""
     allowed_hosts: list[str] = []

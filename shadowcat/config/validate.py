@@ -11,6 +11,7 @@ import msgspec
 
 from shadowcat.config.access import auth_problems, authenticates
 from shadowcat.config.addresses import Address, parse_host, parse_listen
+from shadowcat.config.admin_token import check_admin_token
 from shadowcat.config.headers import FIELD_NAME, RESERVED, check_header
 from shadowcat.config.model import Config, Health
 from shadowcat.config.structure import build
@@ -143,6 +144,11 @@ def _listeners(config: Config) -> Iterator[str]:
             yield f"{path}: the public listener is TCP: write host:port"
         elif not address.is_loopback:
             yield from _public_listener(path, text, config)
+    if config.admin_token is not None:
+        try:
+            check_admin_token(config.admin_token)
+        except ValueError as error:
+            yield f"admin_token: {error}"
     if config.admin is None:
         return
     try:

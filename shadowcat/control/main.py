@@ -41,6 +41,8 @@ def run(
     sockets: Sequence[socket.socket],
     lifeline: Lifeline,
     source: Callable[[], Config] | None = None,
+    *,
+    token: str | None,
 ) -> int:
     """Serve the admin listener until SIGTERM.
 
@@ -49,6 +51,7 @@ def run(
         sockets: Bound and listening sockets, TCP or Unix: this process's copies of the supervisor's.
         lifeline: The tie to the supervisor.
         source: Reads the configuration anew from where it came from; None if it came from nowhere.
+        token: What callers of the admin listener must show; None if only Unix sockets are served.
 
     Returns:
         The exit status: 0 after SIGTERM or SIGQUIT.
@@ -59,7 +62,7 @@ def run(
     page = shared.page(CONTROL)
     page.begin(os.getpid(), time.monotonic_ns())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(shared, sockets, lifeline, source, page))
+        runner.run(_serve(shared, sockets, lifeline, source, page, token))
     return 0
 
 
@@ -69,6 +72,7 @@ async def _serve(
     lifeline: Lifeline,
     source: Callable[[], Config] | None,
     page: Page,
+    token: str | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     end = asyncio.Event()
@@ -93,7 +97,7 @@ async def _serve(
     publisher = Publisher(shared, present, breakers, source, [configure])
     retirement = Retirement(shared, present, table, closer, publisher)
     runner = web.AppRunner(
-        Admin(present, shared, table, closer, health, publisher).application(),
+        Admin(present, shared, table, closer, health, publisher, token=token).application(),
         access_log=None,
         handle_signals=False,
         shutdown_timeout=_FAREWELL,
