@@ -31,6 +31,7 @@ READ: Final = frozenset(
         b"content-length",
         b"content-type",
         b"expect",
+        b"forwarded",
         b"host",
         b"mcp-method",
         b"mcp-name",
