@@ -17,6 +17,12 @@ LOW_WATER: Final = 16 * 1024
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 
+def peer_of(transport: asyncio.Transport) -> str:
+    """The numeric address at the other end; "unknown" where there is none."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) else "unknown"
+
+
 def limit_silence(transport: asyncio.Transport, seconds: float) -> None:
     """End the connection if the peer acknowledges nothing of what it is sent for so long.
 

@@ -13,6 +13,7 @@ keys        control                                         snapshots.py
 questions   per desk: its worker, and control               questions.py
 connections one block per process: that process             connections.py
 buckets     one page per process: that process              breakers.py
+crowd       one block per process: that process             crowd.py
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from typing import Final, Protocol
 from shadowcat.config import seats
 from shadowcat.config.model import Config
 from shadowcat.errors import StartError
+from shadowcat.shm import crowd
 from shadowcat.shm.affinity import SECRET as AFFINITY_SECRET
 from shadowcat.shm.affinity import AffinityTable
 from shadowcat.shm.board import Board
 from shadowcat.shm.breakers import Breakers
 from shadowcat.shm.connections import Connections, Slots
 from shadowcat.shm.counters import Layout
+from shadowcat.shm.crowd import Crowd
 from shadowcat.shm.cursors import Cursors
 from shadowcat.shm.ejections import Ejections
 from shadowcat.shm.host import HostFlags
@@ -80,6 +83,8 @@ class Shared:
 
     __slots__ = (
         "_buckets",
+        "_crowd",
+        "_crowd_secret",
         "_cursors",
         "_pages",
         "_region",
@@ -113,6 +118,8 @@ class Shared:
         keys = Snapshots.plan(plan, _KEYS_TEXT)
         questions = Questions.plan(plan, config.workers)
         connections = Connections.plan(plan, config.max_upstreams, processes)
+        self._crowd = crowd.plan_crowd(plan, processes)
+        self._crowd_secret = os.urandom(crowd.SECRET)
         self._section = config.sessions
         self._sessions = session_layout.plan(plan, config.sessions.capacity, processes)
         self._region = region = Region(plan.size)
@@ -186,6 +193,14 @@ class Shared:
     def ejections_with(self, locks: Locks, process: int) -> Ejections:
         """The ejections of all routes for `process`, whose `locks` these are."""
         return Ejections(self.board, locks, process)
+
+    def crowd_for(self, process: int) -> Crowd:
+        """The connections of each client address, as `process` counts them."""
+        return Crowd(self._region, self._crowd, self._crowd_secret, process)
+
+    def clear_crowd(self, process: int) -> None:
+        """The connections of a process that has died are gone; for the supervisor."""
+        crowd.clear(self._region, self._crowd, process)
 
     def close(self) -> None:
         """Close the descriptors; the memory itself goes when the last process has ended."""
