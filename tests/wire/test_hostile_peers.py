@@ -6,12 +6,17 @@ in test_flow.py.
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 
 import pytest
 
 from shadowcat.testing.loopback import Peer
+from shadowcat.testing.script import Receive
+from shadowcat.testing.scripted import ScriptedUpstream
+from shadowcat.testing.wire import response
 
+from .conftest import Serve
 from .stage import HERE, OK, Stage, bare, message, post, split, stage
 from .streams import pair
 
@@ -257,3 +262,36 @@ def test_the_limit_can_be_changed_while_running() -> None:
         proxy.publish(type(proxy.config)(**keys | {"http": limited}))
         assert [client.ending for client in crowd(proxy, HERE, 3)] == ["open", "open", "aborted"]
         assert {client.ending for client in before} == {"open"}
+
+
+# Clients that do not read
+
+
+@pytest.mark.parametrize("size", [200_000, 3_000_000])
+def test_what_is_not_read_is_not_kept(serve: Serve, size: int) -> None:
+    """Neither by the proxy nor, once it has let go, by the kernel: both sizes fit into what it would take."""
+    body = b"x" * size
+    with ScriptedUpstream(each=[Receive(), response(200, body)]) as upstream:
+        limits = {"keepalive_timeout": 0.3, "write_timeout": 0.4}
+        proxy = serve(f"{upstream.url}/mcp", http=limits)
+        with proxy.client(receive_buffer=4096) as client:
+            client.send(post())
+            proxy.wait_until(lambda: len(upstream.requests) == 1, "the request")
+            proxy.wait_until(lambda: proxy.metric("connections") == 0, "the end of the connection")
+            assert proxy.metric("client_sent_bytes_total") < 1_500_000
+            client.expect_reset()
+            # So it is for the kernel, which would keep a connection that was merely closed.
+            assert len(client.received) < size
+
+
+def test_a_slow_reader_that_goes_on_reading_gets_it_all(serve: Serve) -> None:
+    body = b"x" * 150_000
+    with ScriptedUpstream(each=[Receive(), response(200, body)]) as upstream:
+        proxy = serve(f"{upstream.url}/mcp", http={"keepalive_timeout": 0.2, "write_timeout": 0.5})
+        with proxy.client(receive_buffer=4096) as client:
+            client.send(post())
+            got = b""
+            while len(got) < 150_000:
+                got += client.read_exactly(5_000)
+                time.sleep(0.03)  # Slower than `keepalive_timeout` and `write_timeout` in all.
+            assert got.endswith(b"xxx")

@@ -20,7 +20,7 @@ from shadowcat.proxy.clients.patience import DRAIN_GRACE, LINGER_LIMIT, LINGER_T
 from shadowcat.proxy.clients.request_reader import Broken, RequestReader, Stage
 from shadowcat.proxy.clients.template import RequestTemplate
 from shadowcat.proxy.exchanges.exchange import Exchange
-from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER, limit_silence, peer_of, reset, unacknowledged
+from shadowcat.proxy.flow import limit_reader, peer_of, reset, unacknowledged
 from shadowcat.proxy.wheel import TICK, Timed
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ class ClientConnection(asyncio.Protocol, Timed):
     def serve(self, transport: asyncio.Transport, address: str) -> None:
         """Begin with a client whose IP address is this."""
         self._transport = transport
-        transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
-        limit_silence(transport, self._plane.http.write_timeout)
+        limit_reader(transport, self._plane.http.write_timeout)
         own = transport.get_extra_info("sockname")
         self.address = address.encode()
         heads = self._plane.heads_for(
@@ -203,6 +202,8 @@ class ClientConnection(asyncio.Protocol, Timed):
                 self._plane.wheel.set(self, deadline)
             else:
                 self._break_off(self._reader.late())
+        elif unacknowledged(self._transport):
+            self._finish()  # The kernel would keep a closed one for as long as the client does not read.
         else:
             self._close()
 
