@@ -304,13 +304,18 @@ class DataPlane:
         for pool in self.pools:
             pool.publish()
 
+    def _catch_up(self) -> None:
+        if self._timer is not None and self.wheel.catch_up(self.loop.time()):
+            self.loop.call_soon(self._catch_up)
+
     def _tick(self) -> None:
         self._timer = self.loop.call_later(TICK, self._tick)
         now = self.loop.time()
         if self.epoch[0] != self.known:
             self.refresh()
         self.admission.tick()
-        self.wheel.tick(now)
+        if self.wheel.tick(now):
+            self.loop.call_soon(self._catch_up)
         self.room.tick(now)
         for pool in self.pools:
             pool.tick(now)

@@ -66,6 +66,7 @@ class SlowClients:
         count: int,
         *,
         interval: float = 0.5,
+        ramp: float = 0.0,
         replace: bool = False,
     ) -> None:
         """Prepare.
@@ -75,6 +76,7 @@ class SlowClients:
             kind: What they do.
             count: How many.
             interval: Seconds from one byte of each to the next.
+            ramp: Seconds over which they come; 0 for all at once.
             replace: Whether another one comes for each that was shown out; if not, they stay as they are,
                 and close nothing by themselves.
         """
@@ -82,6 +84,7 @@ class SlowClients:
         self._kind = kind
         self._count = count
         self._interval = interval
+        self._ramp = ramp
         self._replace = replace
         self._epoll = select.epoll()
         self._sockets: dict[int, tuple[socket.socket, float]] = {}
@@ -127,14 +130,20 @@ class SlowClients:
             time.sleep(0.02)
 
     def _run(self) -> None:
-        missing = self._count
+        came = missing = 0
         next_round = 0.0
+        start = time.monotonic()
         while not self._stop.is_set():
+            share = (time.monotonic() - start) / self._ramp if self._ramp else 1.0
+            due = min(self._count, int(self._count * share))
+            missing += due - came
+            came = due
             while missing and not self._stop.is_set():
                 self._open()
                 missing -= 1
-            self._all_here.set()
-            for number, _ in self._epoll.poll(self._interval / 4):
+            if came == self._count:
+                self._all_here.set()
+            for number, _ in self._epoll.poll(0.02):
                 one, began = self._sockets.pop(number)
                 self._epoll.unregister(number)
                 self.lasted.append(time.monotonic() - began)
