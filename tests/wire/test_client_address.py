@@ -99,11 +99,11 @@ def test_a_chain_that_cannot_be_followed(chain: str) -> None:
 
 def test_whom_to_believe_can_be_changed() -> None:
     with trusting() as (proxy, witness):
-        field = ("Forwarded", "for=192.0.2.1, for=172.16.0.1")
-        forwarded_for(proxy, field)
+        field = ("Forwarded", "for=192.0.2.1;host=far.example, for=172.16.0.1;host=near.example")
+        assert forwarded_for(proxy, field).header("X-Forwarded-Host") == "near.example"
         networks = ["10.0.0.0/8", "172.16.0.0/12"]
         proxy.publish(type(proxy.config)(**_keys(proxy) | {"trusted_proxies": networks}))
-        forwarded_for(proxy, field)
+        assert forwarded_for(proxy, field).header("X-Forwarded-Host") == "far.example"
         assert witness.clients == ["172.16.0.1", "192.0.2.1"]
 
 

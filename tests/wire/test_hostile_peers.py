@@ -138,8 +138,9 @@ def test_a_request_behind_a_long_chunked_one() -> None:
     body = message(padding="x" * 50_000)
     with stage() as proxy:
         client = proxy.caller()
-        proxy.tell(client, CHUNKED + crumbs(body, 997) + b"0\r\n\r\n" + post())
-        for expected in (body, message()):
+        behind = message(padding="y" * 20_000)
+        proxy.tell(client, CHUNKED + crumbs(body, 997) + b"0\r\n\r\n" + post(behind))
+        for expected in (body, behind):
             (upstream,) = [each for each in proxy.upstreams if each.writes]
             assert split(upstream.take())[0].body == expected
             upstream.send(OK)
@@ -200,7 +201,27 @@ def test_a_flood_of_refusals_waits_until_they_are_read() -> None:
         assert client.take().count(b"HTTP/1.1 421 ") == 100
 
 
+def test_a_flood_of_one_who_reads_nothing_is_cut_off() -> None:
+    with stage() as proxy:
+        client = proxy.caller()
+        proxy.tell(client, post())
+        client.stall()
+        proxy.upstreams[0].send(OK)
+        proxy.settle()
+        proxy.tell(client, *[post()] * 1000)
+        assert client.ending == "aborted"
+
+
 # Crowds
+
+
+def test_a_crowd_whose_time_is_up_is_gone_in_a_round() -> None:
+    with stage(http={"keepalive_timeout": 3}) as proxy:
+        clients = crowd(proxy, HERE, 200)
+        proxy.advance(2.9)
+        assert {client.ending for client in clients} == {"open"}
+        proxy.advance(0.5)
+        assert {client.ending for client in clients} == {"closed"}
 
 
 def crowd(proxy: Stage, peer: str, count: int) -> list[Peer]:

@@ -126,6 +126,9 @@ def forwarded(*lines: bytes, **others: bytes) -> Forwarded | Refusal:
         # A quote left open swallows what the proxy adds to the same line, but not another line.
         ([b'for=1.1.1.1;x=", for=192.0.2.1'], b"", "10.0.0.1"),
         ([b'for=1.1.1.1;x="', b"for=192.0.2.1"], b"192.0.2.1", "192.0.2.1"),
+        ([b"for=1.1.1.1", b"nonsense"], b"", "10.0.0.1"),
+        ([b"for=1.1.1.1", b"nonsense", b"for=10.0.0.2"], b"10.0.0.2", "10.0.0.2"),
+        ([b"for=1.1.1.1;for=2.2.2.2"], b"", "10.0.0.1"),
         ([b"for=1.1.1.1, nonsense", b"for=10.0.0.2"], b"10.0.0.2", "10.0.0.2"),
         ([b'for="1.1.1.1, 192.0.2.1"'], b"unknown", "10.0.0.1"),
         ([b""], b"", "10.0.0.1"),
