@@ -35,17 +35,19 @@ if TYPE_CHECKING:
         Http,
         Introspection,
         Issuer,
+        Limits,
         Log,
         Outlier,
         Pool,
         Retry,
         Route,
+        RouteLimits,
         Sessions,
         Timeouts,
         Tls,
         Upstream,
     )
-    from shadowcat.config.units import Duration, Size
+    from shadowcat.config.units import Duration, Limit, Size
     from shadowcat.config.validate import validate
     from shadowcat.errors import ConfigError, ShadowcatError, StartError
 
@@ -64,11 +66,14 @@ __all__ = [
     "Http",
     "Introspection",
     "Issuer",
+    "Limit",
+    "Limits",
     "Log",
     "Outlier",
     "Pool",
     "Retry",
     "Route",
+    "RouteLimits",
     "Sessions",
     "ShadowcatError",
     "Size",
@@ -87,6 +92,7 @@ _SECTIONS = "shadowcat.config.model"
 _ELSEWHERE = {
     "ConfigError": "shadowcat.errors",
     "Duration": "shadowcat.config.units",
+    "Limit": "shadowcat.config.units",
     "ShadowcatError": "shadowcat.errors",
     "Size": "shadowcat.config.units",
     "StartError": "shadowcat.errors",

@@ -14,6 +14,7 @@ from msgspec import Meta, field
 
 from shadowcat.config.sections.auth import Algorithm, Auth, Introspection, Issuer
 from shadowcat.config.sections.base import Positive, Section
+from shadowcat.config.sections.limits import Limits, RouteLimits
 from shadowcat.config.sections.upstreams import (
     Balance,
     Breaker,
@@ -41,12 +42,14 @@ __all__ = [
     "Http",
     "Introspection",
     "Issuer",
+    "Limits",
     "Log",
     "Outlier",
     "Pool",
     "Positive",
     "Retry",
     "Route",
+    "RouteLimits",
     "Section",
     "Sessions",
     "StrategyName",
@@ -74,6 +77,8 @@ class Route(Section, frozen=True, kw_only=True):
     retry: Retry = Retry()
     auth: Auth | None = None
     """Off by default: everybody may use the route."""
+    limits: RouteLimits | None = None
+    """Off by default."""
 
 
 class Sessions(Section, frozen=True, kw_only=True):
@@ -169,6 +174,7 @@ class Config(Section, frozen=True, kw_only=True):
     """Most routes, with those removed while running; each takes about 5 KiB for each process."""
     routes: list[Route]
     sessions: Sessions = Sessions()
+    limits: Limits = Limits()
     http: Http = Http()
     log: Log = Log()
     access_log: AccessLog | None = None

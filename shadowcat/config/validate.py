@@ -12,9 +12,10 @@ import msgspec
 from shadowcat.config.access import auth_problems, authenticates
 from shadowcat.config.addresses import Address, parse_host, parse_listen
 from shadowcat.config.headers import FIELD_NAME, RESERVED, check_header
+from shadowcat.config.limits import limit_problems
 from shadowcat.config.model import Config, Health
 from shadowcat.config.structure import build
-from shadowcat.config.units import Duration, Size
+from shadowcat.config.units import Duration, Limit, Size
 from shadowcat.config.urls import check_authority, check_path, check_public_url, parse_upstream, upstream_name
 from shadowcat.errors import ConfigError
 
@@ -97,7 +98,7 @@ def _unlike(value: Any, wanted: Any, path: str) -> Iterator[str]:
     elif type(value) is not type(wanted) and value != wanted:
         name = type(wanted).__name__
         # Other values may be secrets.
-        advice = f": write {name}({value!r})" if isinstance(wanted, (Duration, Size)) else ""
+        advice = f": write {name}({value!r})" if isinstance(wanted, (Duration, Limit, Size)) else ""
         yield f"{path}: expected {name}, got {type(value).__name__}{advice}"
 
 
@@ -272,6 +273,8 @@ def _routes(config: Config) -> Iterator[str]:
         yield from _hash_on(f"{path}.balance.hash_on", route.balance.hash_on)
         if route.auth is not None:
             yield from auth_problems(f"{path}.auth", route, config)
+        if route.limits is not None:
+            yield from limit_problems(f"{path}.limits", route)
         if route.health is not None:
             yield from _health(f"{path}.health", route.health)
         if route.breaker is not None:

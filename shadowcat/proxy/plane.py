@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,8 @@ from shadowcat.proxy.clients.request_heads import RequestHeads
 from shadowcat.proxy.exchanges.affinity import Affinity
 from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.exchanges.kinds import Kinds
+from shadowcat.proxy.limits.entrance import Entrance
+from shadowcat.proxy.limits.limits import Limits
 from shadowcat.proxy.meters import WorkerMeters
 from shadowcat.proxy.observers.observe import Observation, Observer
 from shadowcat.proxy.route import Route, RouteTable
@@ -67,6 +70,8 @@ class DataPlane:
         self.kinds = Kinds()
         self.sessions = Sessions(self, config.sessions, shared.sessions_for(process), shared.board)
         self.admission = Admission(self, shared, process, wall)
+        self.limits = Limits(self, shared, process, time.monotonic_ns)
+        self.entrance = Entrance(self.limits, self.admission, loop, self.cells)
         self.affinity = Affinity(self, shared.affinity)
         slots = shared.slots_for(process, self.sessions.table.locks)
         self.room = Room(loop, slots, shared.mail, process)
@@ -99,6 +104,7 @@ class DataPlane:
         }
         self.routes = routes
         self.admission.take_up(config, routes)
+        self.entrance.take_up(is_limited=self.limits.take_up(config, routes))
         self.route_table = RouteTable(routes)
         self.pools = tuple(pools.values())
         self.sessions.pools = pools
@@ -219,6 +225,7 @@ class DataPlane:
     def disconnected(self, client: ClientConnection) -> None:
         """A client is gone."""
         self._clients.discard(client)
+        self.entrance.forget(client)
         self.meters.open(len(self._clients))
 
     def detach(self, exchange: Exchange) -> None:

@@ -31,6 +31,8 @@ class Route:
         "checks",
         "compares",
         "has_choice",
+        "holds_seats",
+        "is_limited_ahead",
         "legacy",
         "meters",
         "name",
@@ -72,6 +74,10 @@ class Route:
         """Who may use it; None: everybody."""
         self.checks: Sequence[Check] = ()
         """What else is asked of its requests, in this order."""
+        self.is_limited_ahead = False
+        """Whether the host has rates, which are charged before anything else."""
+        self.holds_seats = False
+        """Whether there are limits on what is under way."""
         self.needs_session = False
         """Whether all of `legacy` are known to issue session ids: no legacy request can do without."""
 
@@ -83,6 +89,7 @@ class Route:
         self.compares = len(pools) > 1 and section.balance.strategy in COMPARES
         self.timeouts = section.timeouts
         self.attempts = section.retry.attempts
+        self.checks = ()  # Whoever has something to ask puts it there anew.
         self.retries.share = section.retry.budget
         self.usual_waits.clear()
         self._waits.clear()

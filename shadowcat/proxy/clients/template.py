@@ -148,8 +148,9 @@ class RequestTemplate:
         self.admitted: Admitted | None = None
         """What was last found out about the token, to be checked anew. What it says of the principal holds
         for every request that was let through with this head."""
-        self.halts = refusal is not None or route is None or is_judged
-        """Whether such a request does not simply begin: it is refused, answered, or its token is judged."""
+        is_limited = route is not None and route.is_limited_ahead and self.preflight is None
+        self.halts = refusal is not None or route is None or is_judged or is_limited
+        """Whether such a request does not simply begin: it is refused, answered, counted, or judged."""
         self._lines = head.forwarded
         self._forwarded = forwarded
         self._holes = tuple(holes)
@@ -197,6 +198,11 @@ class RequestTemplate:
             self.session = None
             self._retraced = self._resumeless = None
         self.admitted = admitted
+
+    @property
+    def plain_method(self) -> str | None:
+        """The method that the head names; None if that is not told, or not plainly."""
+        return self._plain_method
 
     @property
     def chain(self) -> bytes:

@@ -1,0 +1,267 @@
+"""Until when limits are booked (policy/gcra.py), for all workers together.
+
+Several tables, so that a flood of one kind of keys pushes out none of another. A table is of buckets of eight
+entries, and each bucket is 16 words, under the lock line of its first byte:
+
+    words 0-7     digests of keys; 0 where there was never one
+    words 8-15    until when each is booked, CLOCK_MONOTONIC ns
+
+A key is found by a digest, keyed with a secret made at the start: nobody can aim at a bucket. One that is
+not there takes the place of the entry that is booked least far, and goes on from that time. If that has
+passed, it is a clean start; if not, the bucket is full of keys that are limited now, and since the least of
+them stays for whoever comes, no flood of fresh keys makes the table forget one that is limited.
+
+A booking is one store, and so is a change of owner: a process that is killed at any moment leaves a table
+that is right. Reading takes no lock, and who is refused by what is read takes none either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from shadowcat.config.units import Limit
+from shadowcat.policy.gcra import Rate
+from shadowcat.shm.locks import Locks
+from shadowcat.shm.region import WORD, Area, Plan, Region
+
+SECRET: Final = 16
+"""Bytes."""
+WAYS: Final = 8
+_BUCKET: Final = 2 * WAYS
+_FEW: Final = 64
+"""Least buckets for what there is one of, for the host and for each route."""
+
+
+class Tier(IntEnum):
+    """What a limit is for."""
+
+    GLOBAL = 0
+    PER_IP = 1
+    ROUTE = 2
+    PER_USER = 3
+    PER_SESSION = 4
+    PER_TOOL = 5
+
+
+TIERS: Final = tuple(tier.name.lower() for tier in Tier)
+"""As the configuration names them."""
+
+
+class Tables(NamedTuple):
+    """Where the tables are."""
+
+    area: Area
+    starts: tuple[int, ...]
+    """The first bucket of each tier's table; those of which there are few share one."""
+    buckets: tuple[int, ...]
+    """How many each has."""
+
+
+def plan_limiter(plan: Plan, capacity: int, routes: int) -> Tables:
+    """Set the memory aside for so many routes, and for `capacity` keys of each tier that has many."""
+    few, many = max(_FEW, routes), -(-capacity // WAYS)
+    starts, buckets, end = [], [], few
+    for tier in Tier:
+        if tier in (Tier.GLOBAL, Tier.ROUTE):
+            starts.append(0)
+            buckets.append(few)
+        else:
+            starts.append(end)
+            buckets.append(many)
+            end += many
+    return Tables(plan.add(end * _BUCKET * WORD), tuple(starts), tuple(buckets))
+
+
+def digest_of(secret: bytes, tier: Tier, key: bytes) -> int:
+    """What a key is found by; never 0."""
+    text = b"%d:%b" % (tier, key)
+    return int.from_bytes(blake2b(text, digest_size=8, key=secret).digest(), "little") or 1
+
+
+class Account:
+    """One key of one limit, as one worker charges it; may hold a lease."""
+
+    __slots__ = (
+        "at",
+        "base",
+        "cursor",
+        "digest",
+        "end",
+        "interval",
+        "leased",
+        "limit",
+        "line",
+        "rate",
+        "taken",
+        "tier",
+    )
+
+    def __init__(self, tier: Tier, limit: Limit, rate: Rate, digest: int, base: int, line: int) -> None:
+        self.tier = tier
+        self.limit = limit
+        self.rate = rate
+        self.interval = rate.interval
+        self.digest = digest
+        self.base = base
+        """The first word of its bucket."""
+        self.at = base
+        """Where its digest was last."""
+        self.line = line
+        """The lock line of its bucket."""
+        self.cursor = self.end = 0
+        """The lease: what is booked from `cursor` to `end` is this worker's."""
+        self.leased = 1
+        """How many requests were taken at once the last time."""
+        self.taken = 0
+        """When that was."""
+
+
+class Shortage(NamedTuple):
+    """A limit that does not admit a request."""
+
+    tier: Tier
+    limit: Limit
+    wait: int | None
+    """Nanoseconds until its rate would; None if too many are under way."""
+    remaining: int
+    """How many it would admit now."""
+
+
+class Limiter:
+    """The tables, for one process."""
+
+    __slots__ = ("_locks", "_secret", "_tables", "_words")
+
+    def __init__(self, region: Region, tables: Tables, secret: bytes, locks: Locks) -> None:
+        """`locks` are those of the process that is to use it; `secret` is the same for all."""
+        self._locks = locks
+        self._tables = tables
+        self._secret = secret
+        self._words = region.words(tables.area.offset, tables.area.length // WORD)
+
+    def account(self, tier: Tier, limit: Limit, rate: Rate, key: bytes) -> Account:
+        """The account of a key.
+
+        Args:
+            tier: Of the limit.
+            limit: The limit.
+            rate: What was made of it.
+            key: Tells it from all other keys of the tier, in whatever limit.
+        """
+        digest = digest_of(self._secret, tier, key)
+        base = (self._tables.starts[tier] + digest % self._tables.buckets[tier]) * _BUCKET
+        return Account(tier, limit, rate, digest, base, self._tables.area.offset + base * WORD)
+
+    def charge(self, accounts: Sequence[Account], now: int) -> Shortage | None:
+        """Charge one request to all of these, or to none of them; then the tightest one is told.
+
+        Raises:
+            LockBusyError: Another process has a bucket; nothing was charged.
+        """
+        for account in accounts:
+            cursor = account.cursor
+            if (max(now, cursor)) + account.interval > account.end:
+                return self.charge_many([(account, 1) for account in accounts], now)
+        for account in accounts:
+            cursor = account.cursor
+            account.cursor = (max(now, cursor)) + account.interval
+        return None
+
+    def charge_many(self, charges: Sequence[tuple[Account, int]], now: int) -> Shortage | None:
+        """Charge several requests to each of these, or nothing to any; as `charge`."""
+        shared = []
+        leased = []
+        for each in charges:
+            account, count = each
+            after = max(account.cursor, now) + count * account.interval
+            if after > account.end:
+                shared.append(each)
+            else:
+                leased.append((account, after))
+        # Most of what is refused is refused here: a flood takes no locks from anybody.
+        shortage = _tightest(shared, [self.booked(account) for account, _ in shared], now)
+        if shortage is None and shared:
+            shortage = self._charge_shared(shared, now)
+        if shortage is None:
+            for account, after in leased:
+                account.cursor = after
+        return shortage
+
+    def _charge_shared(self, charges: Sequence[tuple[Account, int]], now: int) -> Shortage | None:
+        words = self._words
+        locks = self._locks
+        lines: list[int] = []
+        try:
+            for account, _ in charges:
+                if account.line not in lines:
+                    locks.acquire(account.line)
+                    lines.append(account.line)
+            places: list[int] = []
+            for account, _ in charges:
+                places.append(self._claim(account, places))
+            booked = [words[place + WAYS] for place in places]
+            shortage = _tightest(charges, booked, now)
+            if shortage is None:
+                for (account, count), place, until in zip(charges, places, booked, strict=True):
+                    words[place + WAYS] = _book(account, count, until, now)
+            return shortage
+        finally:
+            for line in lines:
+                locks.release(line)
+
+    def booked(self, account: Account) -> int:
+        """Until when a key is booked, or would be if it came now; ns."""
+        words = self._words
+        at = account.at
+        if words[at] == account.digest:
+            return int(words[at + WAYS])
+        base = account.base
+        entries = words[base : base + _BUCKET].tolist()
+        if account.digest in entries[:WAYS]:
+            return int(entries[entries.index(account.digest) + WAYS])
+        return int(min(entries[WAYS:]))
+
+    def _claim(self, account: Account, taken: Sequence[int]) -> int:
+        """The place of a key, under its lock; `taken` are others of the same request."""
+        words = self._words
+        at = account.at
+        if words[at] == account.digest:
+            return at
+        base = account.base
+        entries = words[base : base + _BUCKET].tolist()
+        if account.digest in entries[:WAYS]:
+            place = base + entries.index(account.digest)
+        else:
+            free = [way for way in range(WAYS) if base + way not in taken]
+            place = base + min(free, key=lambda way: entries[way + WAYS])
+            words[place] = account.digest
+        account.at = place
+        return place
+
+
+def _tightest(charges: Sequence[tuple[Account, int]], booked: Iterable[int], now: int) -> Shortage | None:
+    """The limit that has to be waited for longest."""
+    found = None
+    for (account, count), until in zip(charges, booked, strict=True):
+        wait = account.rate.wait(until, now, count)
+        if wait > 0 and (found is None or found.wait is None or wait > found.wait):
+            found = Shortage(account.tier, account.limit, wait, account.rate.remaining(until, now))
+    return found
+
+
+def _book(account: Account, count: int, booked: int, now: int) -> int:
+    """Charge requests that are admitted: until when the key is booked then, with a new lease."""
+    rate = account.rate
+    spent = (max(now, booked)) + count * rate.interval
+    if rate.most_leased == 1:
+        return spent
+    account.leased = size = rate.lease(account.leased, now - account.taken)
+    account.taken = now
+    end = spent + (size - 1) * rate.interval
+    if end - now > rate.horizon:
+        return spent
+    account.cursor, account.end = spent, end
+    return end
