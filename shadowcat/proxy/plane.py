@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
@@ -50,6 +49,7 @@ class DataPlane:
         process: int,
         loop: asyncio.AbstractEventLoop,
         wall: Callable[[], float],
+        clock_ns: Callable[[], int],
     ) -> None:
         """Made by `assembly.assemble` alone, which also adds the routes; `wall` tells seconds since 1970."""
         self.loop = loop
@@ -70,7 +70,7 @@ class DataPlane:
         self.kinds = Kinds()
         self.sessions = Sessions(self, config.sessions, shared.sessions_for(process), shared.board)
         self.admission = Admission(self, shared, process, wall)
-        self.limits = Limits(self, shared, process, time.monotonic_ns)
+        self.limits = Limits(self, shared, process, clock_ns)
         self.entrance = Entrance(self.limits, self.admission, loop, self.cells)
         self.affinity = Affinity(self, shared.affinity)
         slots = shared.slots_for(process, self.sessions.table.locks)

@@ -17,7 +17,7 @@ that is right. Reading takes no lock, and who is refused by what is read takes n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -95,6 +95,7 @@ class Account:
         "limit",
         "line",
         "rate",
+        "span",
         "taken",
         "tier",
     )
@@ -104,6 +105,7 @@ class Account:
         self.limit = limit
         self.rate = rate
         self.interval = rate.interval
+        self.span = rate.span
         self.digest = digest
         self.base = base
         """The first word of its bucket."""
@@ -164,6 +166,8 @@ class Limiter:
         for account in accounts:
             cursor = account.cursor
             if (max(now, cursor)) + account.interval > account.end:
+                if len(accounts) == 1:
+                    return self._charge_one(account, now)
                 return self.charge_many([(account, 1) for account in accounts], now)
         for account in accounts:
             cursor = account.cursor
@@ -174,15 +178,19 @@ class Limiter:
         """Charge several requests to each of these, or nothing to any; as `charge`."""
         shared = []
         leased = []
+        shortage = None
         for each in charges:
             account, count = each
-            after = max(account.cursor, now) + count * account.interval
-            if after > account.end:
-                shared.append(each)
-            else:
+            cursor = account.cursor
+            after = (max(now, cursor)) + count * account.interval
+            if after <= account.end:
                 leased.append((account, after))
-        # Most of what is refused is refused here: a flood takes no locks from anybody.
-        shortage = _tightest(shared, [self.booked(account) for account, _ in shared], now)
+                continue
+            shared.append(each)
+            # Most of what is refused is refused here: a flood takes no locks from anybody.
+            booked = self.booked(account)
+            if (max(now, booked)) + count * account.interval > now + account.span:
+                shortage = _tighter(shortage, account, count, booked, now)
         if shortage is None and shared:
             shortage = self._charge_shared(shared, now)
         if shortage is None:
@@ -190,27 +198,56 @@ class Limiter:
                 account.cursor = after
         return shortage
 
+    def _charge_one(self, account: Account, now: int) -> Shortage | None:
+        """The same as `charge_many` of one request to one account, in a third of the time."""
+        words = self._words
+        booked = self.booked(account)
+        if (max(now, booked)) + account.interval > now + account.span:
+            return _tighter(None, account, 1, booked, now)
+        locks = self._locks
+        locks.acquire(account.line)
+        try:
+            at = account.at
+            if words[at] != account.digest:
+                at = self._claim(account, ())
+            booked = words[at + WAYS]
+            spent = (max(now, booked)) + account.interval
+            if spent > now + account.span:
+                return _tighter(None, account, 1, booked, now)
+            words[at + WAYS] = spent if account.rate.most_leased == 1 else _lease(account, spent, now)
+        finally:
+            locks.release(account.line)
+        return None
+
     def _charge_shared(self, charges: Sequence[tuple[Account, int]], now: int) -> Shortage | None:
         words = self._words
         locks = self._locks
         lines: list[int] = []
+        places: list[int] = []
+        spent: list[int] = []
+        shortage = None
         try:
             for account, _ in charges:
                 if account.line not in lines:
                     locks.acquire(account.line)
                     lines.append(account.line)
-            places: list[int] = []
-            for account, _ in charges:
-                places.append(self._claim(account, places))
-            booked = [words[place + WAYS] for place in places]
-            shortage = _tightest(charges, booked, now)
+            for account, count in charges:
+                at = account.at
+                if words[at] != account.digest or at in places:
+                    at = self._claim(account, places)
+                booked = words[at + WAYS]
+                after = (max(now, booked)) + count * account.interval
+                if after > now + account.span:
+                    shortage = _tighter(shortage, account, count, booked, now)
+                places.append(at)
+                spent.append(after)
             if shortage is None:
-                for (account, count), place, until in zip(charges, places, booked, strict=True):
-                    words[place + WAYS] = _book(account, count, until, now)
-            return shortage
+                for (account, _), at, after in zip(charges, places, spent, strict=True):
+                    words[at + WAYS] = after if account.rate.most_leased == 1 else _lease(account, after, now)
         finally:
             for line in lines:
                 locks.release(line)
+        return shortage
 
     def booked(self, account: Account) -> int:
         """Until when a key is booked, or would be if it came now; ns."""
@@ -227,9 +264,6 @@ class Limiter:
     def _claim(self, account: Account, taken: Sequence[int]) -> int:
         """The place of a key, under its lock; `taken` are others of the same request."""
         words = self._words
-        at = account.at
-        if words[at] == account.digest:
-            return at
         base = account.base
         entries = words[base : base + _BUCKET].tolist()
         if account.digest in entries[:WAYS]:
@@ -242,22 +276,17 @@ class Limiter:
         return place
 
 
-def _tightest(charges: Sequence[tuple[Account, int]], booked: Iterable[int], now: int) -> Shortage | None:
-    """The limit that has to be waited for longest."""
-    found = None
-    for (account, count), until in zip(charges, booked, strict=True):
-        wait = account.rate.wait(until, now, count)
-        if wait > 0 and (found is None or found.wait is None or wait > found.wait):
-            found = Shortage(account.tier, account.limit, wait, account.rate.remaining(until, now))
-    return found
+def _tighter(found: Shortage | None, account: Account, count: int, booked: int, now: int) -> Shortage:
+    """The limit that has to be waited for longest: what was found so far, or this one."""
+    wait = account.rate.wait(booked, now, count)
+    if found is not None and found.wait is not None and found.wait >= wait:
+        return found
+    return Shortage(account.tier, account.limit, wait, account.rate.remaining(booked, now))
 
 
-def _book(account: Account, count: int, booked: int, now: int) -> int:
-    """Charge requests that are admitted: until when the key is booked then, with a new lease."""
+def _lease(account: Account, spent: int, now: int) -> int:
+    """Take a lease behind what is `spent`, if one makes sense: until when the key is booked then."""
     rate = account.rate
-    spent = (max(now, booked)) + count * rate.interval
-    if rate.most_leased == 1:
-        return spent
     account.leased = size = rate.lease(account.leased, now - account.taken)
     account.taken = now
     end = spent + (size - 1) * rate.interval

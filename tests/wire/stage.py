@@ -13,10 +13,12 @@ from shadowcat.config.model import (
     Breaker,
     Config,
     Http,
+    Limits,
     Outlier,
     Pool,
     Retry,
     Route,
+    RouteLimits,
     Sessions,
     Timeouts,
     Upstream,
@@ -100,6 +102,10 @@ class Stage(Loopback):
         super().__init__(config)
         self.config = config
 
+    def clock_ns(self) -> int:  # type: ignore[override]
+        """Rates go by the clock that the test moves."""
+        return round(self.loop.time() * 1e9)
+
     def caller(self, peer: str = HERE, own: str = HERE) -> Peer:
         """A client from `peer` that has connected to the listener on `own`."""
         return _Caller(self, peer, own)
@@ -157,6 +163,8 @@ def stage(
     routes: Sequence[Route] = (),
     workers: int = 1,
     auth: Auth | None = None,
+    limits: RouteLimits | None = None,
+    host_limits: Limits | None = None,
     **options: Any,
 ) -> Iterator[Stage]:
     """Assemble a proxy with the route /mcp, and with `routes`; further options are top-level keys.
@@ -175,6 +183,7 @@ def stage(
         auth=auth,
         breaker=breaker,
         outlier=outlier,
+        limits=limits,
     )
     config = Config(
         workers=workers,
@@ -182,6 +191,7 @@ def stage(
         routes=[route, *routes],
         http=Http(**http or {}),
         sessions=Sessions(**{"capacity": 64} | (sessions or {})),
+        limits=host_limits or Limits(capacity=1024),
         **options,
     )
     validate(config)

@@ -63,6 +63,7 @@ class RequestTemplate:
         "_retraced",
         "_written",
         "admitted",
+        "chain",
         "chunked",
         "cors",
         "document",
@@ -153,6 +154,8 @@ class RequestTemplate:
         """Whether such a request does not simply begin: it is refused, answered, counted, or judged."""
         self._lines = head.forwarded
         self._forwarded = forwarded
+        self.chain = forwarded.chain
+        """X-Forwarded-For as received from a trusted proxy; empty otherwise."""
         self._holes = tuple(holes)
         self._mirrored = _NOTHING_MIRRORED
         self._name_hole = -1
@@ -203,11 +206,6 @@ class RequestTemplate:
     def plain_method(self) -> str | None:
         """The method that the head names; None if that is not told, or not plainly."""
         return self._plain_method
-
-    @property
-    def chain(self) -> bytes:
-        """X-Forwarded-For as received from a trusted proxy; empty otherwise."""
-        return self._forwarded.chain
 
     @property
     def host(self) -> bytes:

@@ -6,8 +6,8 @@ before it are not. After 50 ms the request is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from shadowcat.errors import Refusal
@@ -35,14 +35,16 @@ class _Asking(Exchange):
     __slots__ = ()
 
     def _ask(
-        self,
-        checks: Sequence[Check],
-        messages: _Messages,
-        session: Session | None,
-        go: Callable[[], None],
-        until: float | None = None,
-    ) -> None:
-        """Have the request refused, or `go`, now or in a moment; `until` is when to give up."""
+        self, checks: Sequence[Check], messages: _Messages, session: Session | None, until: float = inf
+    ) -> bool:
+        """Whether the request may go now. If not, it was refused, or goes on by itself in a moment.
+
+        Args:
+            checks: Those that are left.
+            messages: See `Check.judge`, as for the next.
+            session: The session.
+            until: When not to wait for a lock any longer.
+        """
         client = self._client
         assert client is not None
         asked = 0
@@ -51,24 +53,28 @@ class _Asking(Exchange):
                 denial = check.judge(self, client, messages, session)
                 if denial is not None:
                     self.deny(denial)
-                    return
+                    return False
                 asked += 1
         except LockBusyError:
             plane = self.plane
             now = plane.clock()
-            if until is None or asked:
-                until = now + PATIENCE
+            until = min(until, now + PATIENCE)
             if now < until:
-                again = partial(self._ask, checks[asked:], messages, session, go, until)
-                plane.loop.call_later(RETRY, self._ask_again, again)
+                plane.loop.call_later(RETRY, self._ask_again, checks[asked:], messages, session, until)
             else:
                 self.deny(Denial(Refusal.LIMITER_BUSY))
-            return
-        go()
+            return False
+        return True
 
-    def _ask_again(self, again: Callable[[], None]) -> None:
-        if self.state is not _DONE:
-            again()
+    def _ask_again(
+        self, checks: Sequence[Check], messages: _Messages, session: Session | None, until: float
+    ) -> None:
+        if self.state is not _DONE and self._ask(checks, messages, session, until):
+            self._granted(session)
+
+    def _granted(self, session: Session | None) -> None:
+        """The request may go, after all."""
+        raise NotImplementedError
 
 
 class _Checked(_Asking):
@@ -78,7 +84,11 @@ class _Checked(_Asking):
 
     def start(self) -> None:
         """See whether it may be carried out, and go."""
-        self._ask(self._route.checks, (self.envelope,), None, super().start)
+        if self._ask(self._route.checks, (self.envelope,), None):
+            super().start()
+
+    def _granted(self, session: Session | None) -> None:
+        super().start()
 
 
 class _CheckedInitialize(_Asking, InitializeExchange):
@@ -89,7 +99,11 @@ class _CheckedInitialize(_Asking, InitializeExchange):
     def start(self) -> None:
         """See whether it may be carried out, and go."""
         self.prepare()
-        self._ask(self._route.checks, (self.envelope,), None, self._reserve)
+        if self._ask(self._route.checks, (self.envelope,), None):
+            self._reserve()
+
+    def _granted(self, session: Session | None) -> None:
+        self._reserve()
 
 
 class _CheckedInSession(_Asking, SessionExchange):
@@ -98,16 +112,20 @@ class _CheckedInSession(_Asking, SessionExchange):
     __slots__ = ()
 
     def _go(self, session: Session) -> None:
-        if self._is_checked:
-            super()._go(session)
-            return
-        self._is_checked = True
-        self.session = session
-        messages = self._messages(session)
-        if isinstance(messages, Refusal):
-            self.deny(Denial(messages))
-        else:
-            self._ask(self._route.checks, messages, session, partial(super()._go, session))
+        if not self._is_checked:
+            self._is_checked = True
+            self.session = session
+            messages = self._messages(session)
+            if isinstance(messages, Refusal):
+                self.deny(Denial(messages))
+                return
+            if not self._ask(self._route.checks, messages, session):
+                return
+        super()._go(session)
+
+    def _granted(self, session: Session | None) -> None:
+        # While it waited, the session may have moved.
+        self._find()
 
     def _messages(self, session: Session) -> _Messages | Refusal:
         return (self.envelope,)

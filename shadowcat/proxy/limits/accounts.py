@@ -133,6 +133,11 @@ class RouteRules:
         single = (self.route, self.per_user, self.per_session)
         return [*(rule for rule in single if rule is not None), *self.patterns.values()]
 
+    @property
+    def depend_on_nobody(self) -> bool:
+        """Whether all requests are charged to the same."""
+        return self.per_user is None and self.per_session is None and not self.patterns
+
     def of_tool(self, name: str) -> tuple[Rule, ...]:
         """Those of a tool."""
         found = self._named.get(name)

@@ -33,9 +33,11 @@ class LimitCheck:
 
     __slots__ = (
         "_bills",
+        "_charge",
         "_host",
         "_limited",
         "_limits",
+        "_only",
         "_rules",
         "asks",
         "has_seats",
@@ -53,6 +55,9 @@ class LimitCheck:
         """Whether there may be something to give back when a request has ended."""
         self.asks = bool(own) or self.has_seats
         """Whether there is anything to ask."""
+        self._only = rules.bill(None, None, _NO_RULES) if rules.depend_on_nobody else None
+        """What every request is charged to, if that is the same."""
+        self._charge = limits.limiter.charge
         self._bills: Bounded[tuple[str | None, bytes | None, tuple[Rule, ...]], Bill] = Bounded()
 
     def judge(
@@ -72,13 +77,15 @@ class LimitCheck:
         envelope = messages[0]
         if envelope is not None and envelope.kind is not _REQUEST:
             return None
-        bill = self._bill(exchange, client, envelope, session)
-        limits = self._limits
+        bill = self._only
+        if bill is None:
+            bill = self._bill(exchange, client, envelope, session)
         if self.has_seats and _takes_seat(envelope):
             seats = [(each, 1) for each in self._seats(exchange, client, bill)]
-            shortage = limits.begin(exchange, seats, [(account, 1) for account in bill.accounts])
+            charges = [(account, 1) for account in bill.accounts]
+            shortage = self._limits.begin(exchange, seats, charges)
         else:
-            shortage = limits.limiter.charge(bill.accounts, limits.clock())
+            shortage = self._charge(bill.accounts, self._limits.clock())
         return None if shortage is None else self._deny(shortage, envelope)
 
     def _judge_batch(

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from shadowcat.auth.verify import Unknown
 from shadowcat.errors import Refusal
@@ -89,7 +89,18 @@ class LockWaiter:
 class Entrance:
     """Judges the requests of one worker."""
 
-    __slots__ = ("_admission", "_cells", "_known", "_limits", "_loop", "_paid", "is_limited")
+    __slots__ = (
+        "_admission",
+        "_cells",
+        "_charge",
+        "_clock",
+        "_direct",
+        "_known",
+        "_limits",
+        "_loop",
+        "_paid",
+        "is_limited",
+    )
 
     def __init__(
         self, limits: Limits, admission: Admission, loop: asyncio.AbstractEventLoop, cells: memoryview
@@ -100,7 +111,11 @@ class Entrance:
         self._cells = cells
         self.is_limited = False
         """Whether the host has limits that are charged here."""
+        self._charge = limits.limiter.charge
+        self._clock = limits.clock
         self._known: Bounded[str, tuple[Account, ...]] = Bounded()
+        self._direct: Bounded[bytes, tuple[Account, ...]] = Bounded()
+        """The same by the address of a client that speaks for itself."""
         self._paid: dict[ClientConnection, _Paid] = {}
         """Whose present message was charged, in part or as a whole, and has not begun yet."""
 
@@ -108,6 +123,7 @@ class Entrance:
         """The limits are others now."""
         self.is_limited = is_limited
         self._known.clear()
+        self._direct.clear()
 
     def judge(
         self, client: ClientConnection, template: RequestTemplate, body: bytes | None
@@ -144,6 +160,8 @@ class Entrance:
         accounts = self._known.get(network)
         if accounts is None:
             accounts = self._known.put(network, limits.host.accounts(network))
+        if not template.chain:
+            self._direct.put(client.address, accounts)
         shortage = None
         if paid is None:
             shortage = limits.limiter.charge(accounts, limits.clock())
@@ -187,9 +205,36 @@ class Entrance:
         Returns:
             None if it may begin; why it may not; or what waits until the client is told by `decided`.
         """
-        verdict = self.judge(client, template, body)
-        if verdict is None or isinstance(verdict, Denial):
-            return verdict
+        if self.is_limited and not self._paid and not template.chain and body[:1] == _OBJECT:
+            # The short way, for one message from an address that is known.
+            accounts = self._direct.get(client.address)
+            if accounts is not None:
+                try:
+                    shortage = self._charge(accounts, self._clock())
+                except LockBusyError:
+                    return self._wait(client, template, values, body, Busy.BUSY)
+                if shortage is None:
+                    route: Any = template.route
+                    if route.access is None:
+                        return None
+                    verdict = self._admission.judge(template)
+                    if verdict is None or isinstance(verdict, Denial):
+                        return verdict
+                    return self._wait(client, template, values, body, verdict)
+                return self._deny(shortage, template, body)
+        found = self.judge(client, template, body)
+        if found is None or isinstance(found, Denial):
+            return found
+        return self._wait(client, template, values, body, found)
+
+    def _wait(
+        self,
+        client: ClientConnection,
+        template: RequestTemplate,
+        values: tuple[bytes, ...],
+        body: bytes,
+        verdict: Unknown | Busy,
+    ) -> Waiter | LockWaiter | Denial:
         decided = partial(client.decided, template, values, body)
         if isinstance(verdict, Busy):
             return LockWaiter(self, self._loop, (client, template, body), decided)
