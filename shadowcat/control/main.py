@@ -20,6 +20,7 @@ from shadowcat.control.closer import Closer
 from shadowcat.control.fetch import Fetcher
 from shadowcat.control.health import HealthChecker
 from shadowcat.control.keys import KeyKeeper
+from shadowcat.control.limits import LimitsApi
 from shadowcat.control.outliers import Outliers
 from shadowcat.control.present import Present
 from shadowcat.control.publisher import Publisher
@@ -92,8 +93,10 @@ async def _serve(
 
     publisher = Publisher(shared, present, breakers, source, [configure])
     retirement = Retirement(shared, present, table, closer, publisher)
+    limiter, concurrency = shared.limiter_with(table.locks), shared.concurrency_with(table.locks, CONTROL)
+    limits = LimitsApi(present, limiter, concurrency)
     runner = web.AppRunner(
-        Admin(present, shared, table, closer, health, publisher).application(),
+        Admin(present, shared, table, closer, health, publisher, limits).application(),
         access_log=None,
         handle_signals=False,
         shutdown_timeout=_FAREWELL,

@@ -16,6 +16,7 @@ from shadowcat.control import guard
 from shadowcat.control.changes import Changes
 from shadowcat.control.closer import Closer
 from shadowcat.control.health import HealthChecker
+from shadowcat.control.limits import LimitsApi
 from shadowcat.control.metrics import exposition
 from shadowcat.control.present import Present
 from shadowcat.control.readiness import complaints
@@ -41,6 +42,7 @@ class Admin:
         closer: Closer,
         health: HealthChecker,
         changes: Changes,
+        limits: LimitsApi,
     ) -> None:
         self._present = present
         self._shared = shared
@@ -48,6 +50,7 @@ class Admin:
         self._health = health
         self._sessions = SessionsApi(present, table, closer)
         self._upstreams = UpstreamsApi(changes)
+        self._limits = limits
 
     def application(self) -> web.Application:
         """The application to serve."""
@@ -58,6 +61,7 @@ class Admin:
         application.router.add_get("/api/status", self._status)
         application.router.add_routes(self._sessions.routes())
         application.router.add_routes(self._upstreams.routes())
+        application.router.add_routes(self._limits.routes())
         return application
 
     async def _livez(self, _request: web.Request) -> web.Response:

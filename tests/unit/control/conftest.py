@@ -13,6 +13,7 @@ import pytest
 from shadowcat.config.model import Config, Route, Sessions, Upstream
 from shadowcat.control.closer import Closer
 from shadowcat.control.health import HealthChecker
+from shadowcat.control.limits import LimitsApi
 from shadowcat.control.main import run
 from shadowcat.control.present import Present
 from shadowcat.control.server import Admin
@@ -161,7 +162,10 @@ def host(config: Config, shared: Shared) -> Iterator[Host]:
     changes = Changes(config)
     table = shared.sessions_for(CONTROL)
     try:
-        admin = Admin(Present(shared), shared, table, Closer(shared, table), HealthChecker(shared), changes)
+        present = Present(shared)
+        limiter, concurrency = shared.limiter_with(table.locks), shared.concurrency_with(table.locks, CONTROL)
+        limits = LimitsApi(present, limiter, concurrency)
+        admin = Admin(present, shared, table, Closer(shared, table), HealthChecker(shared), changes, limits)
         with serving(admin, changes) as running:
             yield running
     finally:
