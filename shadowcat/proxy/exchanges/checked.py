@@ -115,11 +115,7 @@ class _CheckedInSession(_Asking, SessionExchange):
         if not self._is_checked:
             self._is_checked = True
             self.session = session
-            messages = self._messages(session)
-            if isinstance(messages, Refusal):
-                self.deny(Denial(messages))
-                return
-            if not self._ask(self._route.checks, messages, session):
+            if not self._ask(self._route.checks, (self.envelope,), session):
                 return
         super()._go(session)
 
@@ -127,17 +123,23 @@ class _CheckedInSession(_Asking, SessionExchange):
         # While it waited, the session may have moved.
         self._find()
 
-    def _messages(self, session: Session) -> _Messages | Refusal:
-        return (self.envelope,)
-
 
 class _CheckedBatch(_CheckedInSession, BatchExchange):
     """A batch: each of its messages is looked at, and one that may not be there keeps all from going."""
 
     __slots__ = ()
 
-    def _messages(self, session: Session) -> _Messages | Refusal:
-        return self.read(session)
+    def _go(self, session: Session) -> None:
+        if not self._is_checked:
+            self._is_checked = True
+            self.session = session
+            messages = self.read(session)
+            if isinstance(messages, Refusal):
+                self.deny(Denial(messages))
+                return
+            if not self._ask(self._route.checks, messages, session):
+                return
+        super()._go(session)
 
 
 _LAYERS: Final[dict[type[Exchange], type[Exchange]]] = {

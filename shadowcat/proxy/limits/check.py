@@ -34,6 +34,7 @@ class LimitCheck:
     __slots__ = (
         "_bills",
         "_charge",
+        "_clock",
         "_host",
         "_limited",
         "_limits",
@@ -58,6 +59,7 @@ class LimitCheck:
         self._only = rules.bill(None, None, _NO_RULES) if rules.depend_on_nobody else None
         """What every request is charged to, if that is the same."""
         self._charge = limits.limiter.charge
+        self._clock = limits.clock
         self._bills: Bounded[tuple[str | None, bytes | None, tuple[Rule, ...]], Bill] = Bounded()
 
     def judge(
@@ -77,15 +79,13 @@ class LimitCheck:
         envelope = messages[0]
         if envelope is not None and envelope.kind is not _REQUEST:
             return None
-        bill = self._only
-        if bill is None:
-            bill = self._bill(exchange, client, envelope, session)
+        bill = self._only or self._bill(exchange, client, envelope, session)
         if self.has_seats and _takes_seat(envelope):
             seats = [(each, 1) for each in self._seats(exchange, client, bill)]
             charges = [(account, 1) for account in bill.accounts]
             shortage = self._limits.begin(exchange, seats, charges)
         else:
-            shortage = self._charge(bill.accounts, self._limits.clock())
+            shortage = self._charge(bill.accounts, self._clock())
         return None if shortage is None else self._deny(shortage, envelope)
 
     def _judge_batch(

@@ -47,7 +47,7 @@ class Limits:
         self.clock = clock
         self._held: dict[Exchange, Sequence[tuple[int, int]]] = {}
         """What each exchange has to give back."""
-        self._networks: Bounded[bytes, str] = Bounded()
+        self._networks: Bounded[tuple[bytes, bytes], str] = Bounded()
 
     def take_up(self, config: Config, routes: Sequence[Route]) -> bool:
         """Go by these from now on. What was admitted before counts, since the keys stay the same.
@@ -68,10 +68,8 @@ class Limits:
 
     def network(self, client: ClientConnection, template: RequestTemplate) -> str:
         """Where a request comes from, seen through trusted proxies."""
-        if template.chain:
-            return network_of(client.name(template))
-        address = client.address
-        return self._networks.get(address) or self._networks.put(address, network_of(address.decode()))
+        key = client.address, template.chain
+        return self._networks.get(key) or self._networks.put(key, network_of(client.name(template)))
 
     def begin(
         self,
