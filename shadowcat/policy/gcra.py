@@ -43,7 +43,7 @@ class Rate:
 
     def wait(self, booked: int, now: int, count: int = 1) -> int:
         """Nanoseconds until so many requests would be admitted: 0 or less if they are now."""
-        return (max(now, booked)) + count * self.interval - self.span - now
+        return max(now, booked) + count * self.interval - self.span - now
 
     def remaining(self, booked: int, now: int) -> int:
         """How many requests would be admitted at once."""
