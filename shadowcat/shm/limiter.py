@@ -229,11 +229,11 @@ class Limiter:
         spent: list[int] = []
         shortage = None
         try:
-            for account, _ in charges:
-                if account.line not in lines:
-                    locks.acquire(account.line)
-                    lines.append(account.line)
             for account, count in charges:
+                line = account.line
+                if line not in lines:
+                    locks.acquire(line)
+                    lines.append(line)
                 at = account.at
                 if words[at] != account.digest or at in places:
                     at = self._claim(account, places)

@@ -14,7 +14,7 @@ from shadowcat.shm.limiter import Tier
 from shadowcat.shm.locks import Locks
 from shadowcat.testing.loopback import Peer
 
-from .auth import bearer, guarded, token
+from .auth import bearer, guarded, publish_keys, questions, reply, token
 from .rates import CALL, MODERN_CALL, ask, begin, finish, host, own, statuses
 from .sessions import INITIALIZE, NOTE, answer, caller_at, in_session, named, open_session, sibling
 from .stage import MODERN, Stage, bare, message, post, split, stage
@@ -280,6 +280,24 @@ def test_a_client_that_leaves_before_its_body_has_paid_nothing_for_others() -> N
             proxy.settle()
         assert proxy.plane.entrance._paid == {}
         assert statuses(proxy, PING, 4) == [200] * 3 + [429]
+
+
+def test_a_message_that_waits_for_the_keys_of_its_issuer_is_charged_once() -> None:
+    with guarded(keys=False, host_limits=host(per_ip="3/min"), limits=own(per_user="2/min")) as proxy:
+        client = proxy.caller()
+        sent = post(message("ping"), ALICE, host=HOST)
+        assert begin(proxy, client, sent) is None
+        assert all(not upstream.writes for upstream in proxy.upstreams)
+        publish_keys(proxy)
+        (asked,) = questions(proxy)
+        reply(proxy, asked)
+        finish(proxy, answer())
+        assert split(client.take())[0].status == 200
+        got = [
+            ask(proxy, sent).error["error"]["data"]["tier"] if at else ask(proxy, sent).status
+            for at in range(3)
+        ]
+        assert got == [200, "per_user", "per_ip"]
 
 
 # Batches.
