@@ -82,10 +82,8 @@ class ListEvents:
         is_start, self._is_start = self._is_start, False
         if not may_list(events):
             return events
-        if is_start:
-            events = events.removeprefix(_BOM)
-        pieces = []
-        at = 0
+        at = len(_BOM) if is_start and events.startswith(_BOM) else 0
+        pieces = [events[:at]]
         for blank in _BLANK.finditer(events):
             pieces.append(self._changed(events[at : blank.end()]))
             at = blank.end()

@@ -98,9 +98,12 @@ class _Listing(Exchange):
             self._lead_through(ListEvents(change))
             super().write(opening)
             return b""
+        request = self.body, self.envelope
         opening = super().open(head, values, Body.LENGTH, 0)
         if opening is None:
             return None
+        # Until the answer is good there may have to be another one, with the request's id.
+        self.body, self.envelope = request
         before = head.render(values, self.session_line)
         assert opening.startswith(before + _NO_CONTENT)
         if head.event_stream:
@@ -177,7 +180,8 @@ class _MayList(Exchange):
     def start(self) -> None:
         """See what it asks for, and go."""
         envelope = self.envelope
-        if envelope is not None and envelope.method == LIST:
+        # A GET may go on with any stream, that of a list too.
+        if envelope is None or envelope.method == LIST:
             # Rather than ask again at each step: other requests pay for this comparison and no more.
             self.__class__ = self._listing  # type: ignore[assignment]
             self.start()
@@ -205,10 +209,10 @@ def filtered(kind: type[Exchange]) -> type[Exchange]:
 def _make(kind: type[Exchange]) -> type[Exchange]:
     if issubclass(kind, (InitializeExchange, DeleteExchange)):
         return kind
-    slots = ("_passage",)
-    listing = type(f"Listing{kind.__name__}", (_Listing, kind), {"__slots__": slots})
+    # With room for what both need: an object can only become one of a class that is laid out alike.
+    room = type(f"Roomy{kind.__name__}", (kind,), {"__slots__": ("_passage",)})
+    listing = type(f"Listing{kind.__name__}", (_Listing, room), {"__slots__": ()})
     if issubclass(kind, (StreamExchange, BatchExchange)):
         return cast("type[Exchange]", listing)
-    # With the same slots, without which an object cannot become one of the other class.
-    members = {"__slots__": slots, "_listing": listing}
-    return cast("type[Exchange]", type(f"MayList{kind.__name__}", (_MayList, kind), members))
+    members = {"__slots__": (), "_listing": listing}
+    return cast("type[Exchange]", type(f"MayList{kind.__name__}", (_MayList, room), members))
