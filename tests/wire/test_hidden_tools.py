@@ -10,7 +10,9 @@ import pytest
 from msgspec.structs import replace
 
 from shadowcat.config.model import Policy, Tools
+from shadowcat.errors import Refusal
 from shadowcat.mcp.list_events import MAX_EVENT
+from shadowcat.proxy.observers.observe import Observation
 from shadowcat.testing.loopback import Peer
 
 from .reference import ResponseMessage, read_response
@@ -458,6 +460,44 @@ def test_with_several_upstreams(strategy: str) -> None:
             assert refusal(proxy, post(message(name="drop"), MODERN)).status == 200
         session = open_session(proxy)
         assert turn(proxy, in_session(session, LIST), answer(FULL)).answer.body == LEFT
+
+
+class Notebook:
+    """Notes what is told about requests."""
+
+    def __init__(self) -> None:
+        self.told: list[Observation] = []
+
+    def observe(self, observation: Observation) -> None:
+        self.told.append(observation)
+
+    def tick(self) -> None: ...
+
+    def reopen(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_what_is_told_is_what_the_client_got(proxy: Stage, asking: bytes) -> None:
+    notebook = Notebook()
+    proxy.plane.observers = (notebook,)
+    clients = [
+        turn(proxy, asking, answer(FULL)).client,
+        turn(proxy, asking, HEAD % (SSE, CHUNKED), chunk(EVENT % FULL), LAST).client,
+        turn(proxy, asking, answer(FULL[:-1])).client,
+    ]
+    assert [each.sent for each in notebook.told] == [len(client) for client in clients]
+    assert [(each.status, each.refusal) for each in notebook.told] == [
+        (200, None),
+        (200, None),
+        (502, Refusal.BAD_RESPONSE),
+    ]
+    assert all(each.complete for each in notebook.told)
+    turn(proxy, asking, HEAD % (SSE, CHUNKED), chunk(NOTE), chunk(b'data: "tools"x\n\n'))
+    assert not notebook.told[-1].complete
+    refusal(proxy, post(message(name="drop"), MODERN))
+    last = notebook.told[-1]
+    assert (last.status, last.refusal, last.complete) == (200, Refusal.UNKNOWN_TOOL, True)
 
 
 def test_a_lost_session_of_a_list(proxy: Stage) -> None:
