@@ -24,10 +24,10 @@ _REQUEST: Final = Kind.REQUEST
 class HiddenTools:
     """The check of a route that hides tools."""
 
-    __slots__ = ("_rules",)
+    __slots__ = ("_hides",)
 
     def __init__(self, rules: ToolRules) -> None:
-        self._rules = rules
+        self._hides = rules.hides
 
     def judge(
         self,
@@ -38,16 +38,15 @@ class HiddenTools:
     ) -> Denial | None:
         """Why the request is not carried out: the first call that must not get through."""
         for message in messages:
-            if message is None or message.method != _CALL:
-                continue
-            name = message.name
-            # Where a text is due, some languages take ["delete_all"] for the text in it.
-            if name is None:
-                return Denial(Refusal.NOT_A_MESSAGE, detail="tools/call needs params with a name")
-            if message.kind is not _REQUEST:
-                return Denial(Refusal.NOT_A_MESSAGE, detail="tools/call needs an id")
-            if self._rules.hides(name):
-                return self._unknown(exchange.template.era, messages, session)
+            if message is not None and message.method == _CALL:
+                name = message.name
+                # Where a text is due, some languages take ["delete_all"] for the text in it.
+                if name is None:
+                    return Denial(Refusal.NOT_A_MESSAGE, detail="tools/call needs params with a name")
+                if message.kind is not _REQUEST:
+                    return Denial(Refusal.NOT_A_MESSAGE, detail="tools/call needs an id")
+                if self._hides(name):
+                    return self._unknown(exchange.template.era, messages, session)
         return None
 
     def _unknown(self, era: Era, messages: Sequence[Envelope | None], session: Session | None) -> Denial:
@@ -62,6 +61,6 @@ class HiddenTools:
 
     def _answer(self, call: Envelope, era: Era) -> bytes:
         name = call.name if call.method == _CALL else None
-        if name is not None and self._rules.hides(name):
+        if name is not None and self._hides(name):
             return unknown_tool_body(name, call.id, era)
         return not_run_body(call.id, era)

@@ -15,7 +15,11 @@ from shadowcat.mcp.tool_lists import ListError, filter_message
 
 HIDDEN = {"d", "\u00e9", "tools", ""}
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.text(max_size=3) | st.sampled_from(["tools", "name"]), inner, max_size=3)
