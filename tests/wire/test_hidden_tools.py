@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -12,35 +11,31 @@ from msgspec.structs import replace
 from shadowcat.config.model import Policy, Tools
 from shadowcat.errors import Refusal
 from shadowcat.mcp.list_events import MAX_EVENT
-from shadowcat.proxy.observers.observe import Observation
 from shadowcat.testing.loopback import Peer
 
+from .hidden import (
+    CHUNKED,
+    EVENT,
+    FULL,
+    HEAD,
+    HIDDEN,
+    JSON,
+    LEFT,
+    LIST,
+    NOTE,
+    POLICY,
+    PRIVATE,
+    SSE,
+    A,
+    Notebook,
+    listed,
+    unknown,
+)
 from .reference import ResponseMessage, read_response
 from .servers import RECOVERED, Servers
 from .sessions import Turn, answer, in_session, open_session, refusal, turn
 from .stage import MODERN, STREAM, Stage, bare, chunk, message, post, split
 from .streams import HELLO, LAST, alone, get
-
-POLICY = Policy(tools=Tools(deny=["delete_*", "drop"]))
-LIST = message("tools/list")
-VERSION = "2026-07-28"
-A, B = b'{"name":"a","n":1.50}', b'{ "inputSchema":{"name":"drop"}, "name" : "b\\u00e9" }'
-HIDDEN = b'{"name":"delete_all"}', b'{"name":"drop"}'
-BOTH = b'"ttlMs":1e3,"nextCursor":"c","x":{"tools":[%b]}' % HIDDEN[0]
-
-
-def listed(*tools: bytes, more: bytes = BOTH, first: bytes = b"") -> bytes:
-    return b'{"jsonrpc":"2.0", "id":7,"result":{%b"tools":[%b],%b}}' % (first, b",".join(tools), more)
-
-
-FULL = listed(HIDDEN[0], A, HIDDEN[1], B)
-LEFT = listed(A, B)
-PRIVATE = listed(A, B, first=b'"cacheScope":"private",')
-EVENT = b"id: 3/4\r\nevent: message\r\ndata: %b\r\n\r\n"
-NOTE = b'data: {"method":"notifications/tools/list_changed"}\n\n'
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nX-Other: y\r\n%b\r\n"
-JSON, SSE = b"application/json", b"text/event-stream"
-CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
 @pytest.fixture
@@ -362,65 +357,6 @@ def test_a_client_that_leaves(proxy: Stage, asking: bytes, kind: bytes) -> None:
     assert proxy.metric("detached_exchanges") == 0
 
 
-# Calls.
-
-
-def unknown(name: str, *, is_modern: bool = False, id_: Any = 7) -> Any:
-    """What SDK servers say."""
-    members = {"content": [{"text": f"Unknown tool: {name}", "type": "text"}], "isError": True}
-    if is_modern:
-        members["resultType"] = "complete"
-    return {"jsonrpc": "2.0", "id": id_, "result": members}
-
-
-@pytest.mark.parametrize("name", ["drop", "delete_all", "delete_\u00e9", "delete_"])
-@pytest.mark.parametrize("era", ["legacy", "modern", "session"])
-def test_a_hidden_tool_is_unknown(proxy: Stage, era: str, name: str) -> None:
-    body = message(name=name)
-    session = open_session(proxy) if era == "session" else ""
-    sent = {"legacy": post(body), "modern": post(body, MODERN), "session": in_session(session, body)}[era]
-    got = refusal(proxy, sent)
-    assert (got.status, got.error) == (200, unknown(name, is_modern=era == "modern"))
-    assert got.header("Mcp-Session-Id") == (session or None)
-    assert proxy.metric("refusals_total", "unknown_tool") == 1
-    for near in (name.upper(), "x" + name):
-        assert turn(proxy, sent.replace(body, message(name=near)).replace(
-            b"Length: %d" % len(body), b"Length: %d" % len(message(name=near))
-        )).request.body == message(name=near)  # fmt: skip
-
-
-@pytest.mark.parametrize("spelled", ['"7"', "7.0", '"\\u0037"', "1e2", "-0"])
-def test_the_id_comes_back_as_it_was_spelled(proxy: Stage, spelled: str) -> None:
-    body = message(name="drop").replace(b'"id": 7', b'"id":' + spelled.encode())
-    assert b'"id":%b,' % spelled.encode() in refusal(proxy, post(body)).body
-
-
-@pytest.mark.parametrize("name", ["drop", "echo"])
-@pytest.mark.parametrize("fields", [(), (MODERN,)])
-def test_a_call_that_servers_may_read_in_other_ways(proxy: Stage, name: str, fields: Any) -> None:
-    for body in (
-        b'{"jsonrpc":"2.0","method":"tools/call","params":{"name":"%b"}}' % name.encode(),
-        b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":["%b"]}}' % name.encode(),
-        b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":["%b"]}' % name.encode(),
-        b'{"jsonrpc":"2.0","id":7,"method":"tools/call"}',
-    ):
-        assert refusal(proxy, post(body, *fields)).status == 400
-
-
-def test_a_batch_with_a_hidden_tool(proxy: Stage) -> None:
-    session = open_session(proxy, version="2025-03-26")
-    note = b'{"jsonrpc":"2.0","method":"notifications/x"}'
-    messages = [message(id=1), message(name="drop", id="two"), note, message("ping", id=3)]
-    got = refusal(proxy, in_session(session, b"[%b]" % b",".join(messages)))
-    first, second, third = json.loads(got.body)
-    assert (got.status, second) == (200, unknown("drop", id_="two"))
-    assert [(each["id"], each["error"]["code"]) for each in (first, third)] == [(1, -32600), (3, -32600)]
-    call = b'{"jsonrpc":"2.0","method":"tools/call","params":{"name":"drop"}}'
-    assert refusal(proxy, in_session(session, b"[%b,%b]" % (LIST, call))).status == 400
-    done = turn(proxy, in_session(session, b"[%b]" % message()), answer(b"[]"))
-    assert done.answer.body == b"[]"
-
-
 def test_only_what_is_allowed() -> None:
     with alone(policy=Policy(tools=Tools(allow=["a", "d*"], deny=["drop"]))) as proxy:
         assert turn(proxy, post(LIST), answer(FULL)).answer.body == listed(HIDDEN[0], A)
@@ -460,22 +396,6 @@ def test_with_several_upstreams(strategy: str) -> None:
             assert refusal(proxy, post(message(name="drop"), MODERN)).status == 200
         session = open_session(proxy)
         assert turn(proxy, in_session(session, LIST), answer(FULL)).answer.body == LEFT
-
-
-class Notebook:
-    """Notes what is told about requests."""
-
-    def __init__(self) -> None:
-        self.told: list[Observation] = []
-
-    def observe(self, observation: Observation) -> None:
-        self.told.append(observation)
-
-    def tick(self) -> None: ...
-
-    def reopen(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def test_what_is_told_is_what_the_client_got(proxy: Stage, asking: bytes) -> None:
