@@ -14,6 +14,7 @@ from msgspec import Meta, field
 
 from shadowcat.config.sections.auth import Algorithm, Auth, Introspection, Issuer
 from shadowcat.config.sections.base import Positive, Section
+from shadowcat.config.sections.policy import Policy, Rule
 from shadowcat.config.sections.upstreams import (
     Balance,
     Breaker,
@@ -43,10 +44,12 @@ __all__ = [
     "Issuer",
     "Log",
     "Outlier",
+    "Policy",
     "Pool",
     "Positive",
     "Retry",
     "Route",
+    "Rule",
     "Section",
     "Sessions",
     "StrategyName",
@@ -74,6 +77,8 @@ class Route(Section, frozen=True, kw_only=True):
     retry: Retry = Retry()
     auth: Auth | None = None
     """Off by default: everybody may use the route."""
+    policy: Policy | None = None
+    """Off by default: whoever may use the route may do everything."""
 
 
 class Sessions(Section, frozen=True, kw_only=True):
