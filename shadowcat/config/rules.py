@@ -17,6 +17,11 @@ SUBJECTS: Final = ("methods", "tools", "prompts", "resources")
 """The keys that say what a rule is about."""
 
 
+def has_rules(route: Route) -> bool:
+    """Whether requests of the route are judged by rules."""
+    return route.policy is not None and route.policy.rules is not None
+
+
 def policy_problems(path: str, route: Route) -> Iterator[str]:
     """Every problem of a route's `policy` section, as ``path: what is wrong``."""
     policy = route.policy
@@ -31,7 +36,7 @@ def policy_problems(path: str, route: Route) -> Iterator[str]:
     if len(policy.rules) > MOST_RULES:
         yield f"{path}.rules: {len(policy.rules)} are too many for each request: at most {MOST_RULES}"
     if not all(policy.roles_claim.split(".")):
-        yield f"{path}.roles_claim: {policy.roles_claim!r} names no claim: write one such as realm_access.roles"
+        yield f"{path}.roles_claim: {policy.roles_claim!r} is no claim: write one such as realm_access.roles"
     seen: dict[str, str] = {}
     for i, rule in enumerate(policy.rules):
         where = f"{path}.rules[{i}]"

@@ -9,8 +9,8 @@ from shadowcat.config.units import Size
 class Rule(Section, frozen=True, kw_only=True):
     """One rule: what it is about, when it holds, and what follows.
 
-    `methods`, `tools`, `prompts` and `resources` say what it is about: whatever one of them names; without any
-    of them it is about everything.
+    `methods`, `tools`, `prompts` and `resources` say what it is about: whatever one of them names; without
+    any of them it is about everything.
     """
 
     name: str
@@ -42,5 +42,5 @@ class Policy(Section, frozen=True, kw_only=True):
     roles_claim: str = "roles"
     """The claim that `roles` comes from; dots lead into it, as in realm_access.roles."""
     arguments_limit: Size = Size(64 * 2**10)
-    """Largest message that conditions look into. For a larger one, a rule that does cannot allow anything, and
-    one that denies holds."""
+    """Largest message that conditions look into. With a larger one, a rule that does look cannot allow it,
+    and one that denies holds."""
