@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
+
+import msgspec
 
 from shadowcat.mcp.members import fold
 
@@ -34,9 +37,41 @@ def _refuse_constant(word: str) -> None:
     raise ValueError(word)
 
 
+_decode_fast: Final = msgspec.json.Decoder().decode
+_LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
 _decode: Final = json.JSONDecoder(
     object_pairs_hook=_members, parse_int=_integer, parse_constant=_refuse_constant
 ).decode
+
+
+def _read_plain(message: bytes) -> Any:
+    """The message, if a parser that is five times as fast surely reads the same; else None."""
+    if _LONG_NUMBER.search(message):
+        return None
+    try:
+        value = _decode_fast(message)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    # It drops what is there twice. Without that, and without colons in texts, there is a colon per member.
+    return value if _count(value) == message.count(b":") else None
+
+
+def _count(value: Any) -> int:
+    """The members of all objects in a value."""
+    if isinstance(value, dict):
+        count = len(value)
+        if count > 1 and len({fold(key) for key in value}) < count:
+            raise AmbiguousError
+        for item in value.values():
+            if isinstance(item, (dict, list)):
+                count += _count(item)
+        return count
+    count = 0
+    if isinstance(value, list):
+        for item in value:
+            if isinstance(item, (dict, list)):
+                count += _count(item)
+    return count
 
 
 def read_params(message: bytes) -> dict[str, Any]:
@@ -50,7 +85,9 @@ def read_params(message: bytes) -> dict[str, Any]:
             the server may go by the other one.
         ValueError: The params are no object.
     """
-    value = _decode(message.decode())
+    value = _read_plain(message)
+    if value is None:
+        value = _decode(message.decode())
     params = value.get("params", {}) if isinstance(value, dict) else None
     if not isinstance(params, dict):
         raise ValueError("the params are no object")

@@ -102,6 +102,12 @@ class PolicyCheck:
             if caller is None or caller.rules is not self._rules:
                 caller = self._rules.caller(admitted.principal, admitted.scopes, admitted.claims)
                 admitted.caller = caller
+        # Most requests are one message about which the same was asked before.
+        if len(messages) == 1 and (only := messages[0]) is not None and only.kind is _REQUEST:
+            verdict = caller.verdicts.get((only.method, only.name) if self._by_name else only.method)
+            if verdict is not None and verdict.allow and not self._by_address:
+                self._decided("allow", verdict, caller, exchange, only)
+                return None
         refused: Verdict | None = None
         scopes: dict[str, None] = {}
         for number, envelope in enumerate(messages):
@@ -135,17 +141,25 @@ class PolicyCheck:
     ) -> Verdict:
         """What the rules say about one message, or about a request without any."""
         template = exchange.template
-        if envelope is None:
-            http_method, method, name = template.method.decode("latin-1"), "", ""
-        else:
-            http_method, method = "POST", envelope.method or ""
-            name = (envelope.name or "") if self._by_name else ""
         address = client.name(template) if self._by_address else ""
-        key = (method or http_method, envelope is None, name, address)
+        key: object
+        if envelope is None:
+            key = template.method
+        elif self._by_name:
+            key = (envelope.method, envelope.name)
+        else:
+            key = envelope.method
+        if address:
+            key = (key, address)
         verdict = caller.verdicts.get(key)
         if verdict is None:
-            read = partial(self._read, exchange, envelope, number)
-            asked = Asked(http_method, method, name, lambda: address, read)
+            asked = Asked(
+                template.method.decode("latin-1"),
+                (envelope.method or "") if envelope is not None else "",
+                (envelope.name or "") if envelope is not None else "",
+                lambda: address,
+                partial(self._read, exchange, envelope, number),
+            )
             verdict = self._rules.decide(asked, caller)
             if not asked.has_looked:
                 caller.keep(key, verdict)
