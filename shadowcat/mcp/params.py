@@ -60,8 +60,11 @@ def _count(value: Any) -> int:
     """The members of all objects in a value."""
     if isinstance(value, dict):
         count = len(value)
-        if count > 1 and len({fold(key) for key in value}) < count:
-            raise AmbiguousError
+        if count > 1:
+            # Of ASCII keys `fold` makes nothing else.
+            form = str.lower if "".join(value).isascii() else fold
+            if len({*map(form, value)}) < count:
+                raise AmbiguousError
         for item in value.values():
             if isinstance(item, (dict, list)):
                 count += _count(item)

@@ -116,12 +116,12 @@ class Asked:
             ValueError: It cannot be told reliably.
         """
         match variable:
+            case "arguments":
+                return self._arguments()
             case "method":
                 return self.method
             case "params":
                 return self.params()
-            case "arguments":
-                return self._arguments()
             case "client":
                 return {"ip": self._address()}
             case "http":
