@@ -20,7 +20,7 @@ SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
 
 SHORTEST_REFRESH: Final = Duration(1)
 
-_SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 appendix A.4
+SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 appendix A.4
 _HOST_ALONE: Final = re.compile(r"(https?://[^/?#]+)/?")
 _LONGEST: Final = 512
 _KEYS: Final = ("jwks_url", "secret", "introspection")
@@ -72,7 +72,7 @@ def auth_problems(path: str, route: Route, config: Config) -> Iterator[str]:
     auth = route.auth
     assert auth is not None
     for i, scope in enumerate(auth.scopes):
-        if _SCOPE.fullmatch(scope) is None:
+        if SCOPE.fullmatch(scope) is None:
             yield f"{path}.scopes[{i}]: {scope!r} is no scope: no spaces, quotes or backslashes"
     if auth.resource is not None:
         try:

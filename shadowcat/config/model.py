@@ -14,7 +14,7 @@ from msgspec import Meta, field
 
 from shadowcat.config.sections.auth import Algorithm, Auth, Introspection, Issuer
 from shadowcat.config.sections.base import Positive, Section
-from shadowcat.config.sections.policy import Policy, Tools
+from shadowcat.config.sections.policy import Policy, Rule, Tools
 from shadowcat.config.sections.upstreams import (
     Balance,
     Breaker,
@@ -49,6 +49,7 @@ __all__ = [
     "Positive",
     "Retry",
     "Route",
+    "Rule",
     "Section",
     "Sessions",
     "StrategyName",
@@ -78,7 +79,7 @@ class Route(Section, frozen=True, kw_only=True):
     auth: Auth | None = None
     """Off by default: everybody may use the route."""
     policy: Policy | None = None
-    """Off by default: who may use the route may use all of it."""
+    """Off by default: whoever may use the route may do everything."""
 
 
 class Sessions(Section, frozen=True, kw_only=True):

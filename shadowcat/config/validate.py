@@ -14,6 +14,7 @@ from shadowcat.config.addresses import Address, parse_host, parse_listen
 from shadowcat.config.admin_token import check_admin_token
 from shadowcat.config.headers import FIELD_NAME, RESERVED, check_header
 from shadowcat.config.model import Config, Health
+from shadowcat.config.rules import policy_problems
 from shadowcat.config.structure import build
 from shadowcat.config.tools import tools_problems
 from shadowcat.config.units import Duration, Size
@@ -279,8 +280,10 @@ def _routes(config: Config) -> Iterator[str]:
         yield from _hash_on(f"{path}.balance.hash_on", route.balance.hash_on)
         if route.auth is not None:
             yield from auth_problems(f"{path}.auth", route, config)
-        if route.policy is not None and route.policy.tools is not None:
-            yield from tools_problems(f"{path}.policy.tools", route.policy.tools)
+        if route.policy is not None:
+            yield from policy_problems(f"{path}.policy", route)
+            if route.policy.tools is not None:
+                yield from tools_problems(f"{path}.policy.tools", route.policy.tools)
         if route.health is not None:
             yield from _health(f"{path}.health", route.health)
         if route.breaker is not None:

@@ -21,6 +21,7 @@ from shadowcat.control.fetch import Fetcher
 from shadowcat.control.health import HealthChecker
 from shadowcat.control.keys import KeyKeeper
 from shadowcat.control.outliers import Outliers
+from shadowcat.control.policies import PolicyNotices
 from shadowcat.control.present import Present
 from shadowcat.control.publisher import Publisher
 from shadowcat.control.recounter import Recounter
@@ -85,6 +86,7 @@ async def _serve(
     health = HealthChecker(shared)
     fetcher = Fetcher()
     keeper = KeyKeeper(shared, fetcher)
+    notices = PolicyNotices()
     breakers = shared.breakers_with(table.locks, CONTROL)
     outliers = Outliers(shared, shared.ejections_with(table.locks, CONTROL))
 
@@ -93,6 +95,7 @@ async def _serve(
         outliers.configure(snapshot)
         table.configure(snapshot.config.sessions)
         keeper.configure(snapshot)
+        notices.configure(snapshot)
 
     publisher = Publisher(shared, present, breakers, source, [configure])
     retirement = Retirement(shared, present, table, closer, publisher)

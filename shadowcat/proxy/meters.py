@@ -80,6 +80,9 @@ class RouteMeters:
         "answers_dropped",
         "durations",
         "notifications_dropped",
+        "policy_allowed",
+        "policy_denied",
+        "policy_tolerated",
         "recoveries",
         "recovery_failures",
         "statuses",
@@ -104,6 +107,9 @@ class RouteMeters:
         self.recovery_failures = layout.cell("session_recovery_failures_total", number)
         self.answers_dropped = layout.cell("session_answers_dropped_total", number)
         self.notifications_dropped = layout.cell("session_notifications_dropped_total", number)
+        self.policy_allowed = layout.cell("policy_allowed_total", number)
+        self.policy_denied = layout.cell("policy_denied_total", number)
+        self.policy_tolerated = layout.cell("policy_tolerated_total", number)
         self._in_flight = layout.cell("requests_in_flight", number)
 
     def publish(self, started: int) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from shadowcat.config.model import Config
 from shadowcat.policy.forwarded import TrustedProxies
 from shadowcat.policy.guard import Guard
+from shadowcat.proxy.checks.chosen import checks_of
 from shadowcat.proxy.clients.admission import Admission
 from shadowcat.proxy.clients.downstream import ClientConnection
 from shadowcat.proxy.clients.request_heads import RequestHeads
@@ -99,6 +100,8 @@ class DataPlane:
         }
         self.routes = routes
         self.admission.take_up(config, routes)
+        for route, section in zip(routes, config.routes, strict=True):
+            route.checks = checks_of(self, route, section)
         self.route_table = RouteTable(routes)
         self.pools = tuple(pools.values())
         self.sessions.pools = pools

@@ -10,7 +10,6 @@ from shadowcat.mcp.envelope import Envelope
 from shadowcat.policy.retry import RetryBudget
 from shadowcat.policy.tools import ToolRules
 from shadowcat.policy.waits import Waits, waits_for
-from shadowcat.proxy.hidden_tools import HiddenTools
 from shadowcat.proxy.meters import RouteMeters
 from shadowcat.proxy.upstreams.balancer import COMPARES, Balancer, Purpose
 
@@ -90,7 +89,6 @@ class Route:
         self.attempts = section.retry.attempts
         self.retries.share = section.retry.budget
         self.tools = ToolRules(section.policy.tools if section.policy is not None else None)
-        self.checks = (HiddenTools(self.tools),) if self.tools.hides_any else ()
         self.usual_waits.clear()
         self._waits.clear()
         self.look()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shadowcat.auth.challenges import challenge
 from shadowcat.auth.keys import KeySet, source_of
 from shadowcat.auth.metadata import metadata_document, metadata_paths, metadata_url
 from shadowcat.auth.verify import TrustedIssuer, Verifier
 from shadowcat.config import model
 from shadowcat.config.access import canonical, resource_of
+from shadowcat.config.rules import has_rules
 from shadowcat.errors import Refusal
 from shadowcat.proxy.clients.denial import Denial
 
@@ -17,7 +20,18 @@ class Access:
     changes, so what was found out by one holds as long as the route has the same.
     """
 
-    __slots__ = ("_issuers", "_path", "_resource", "cache", "forwards", "keys", "scope", "scopes", "verifier")
+    __slots__ = (
+        "_issuers",
+        "_path",
+        "_resource",
+        "cache",
+        "forwards",
+        "keeps_claims",
+        "keys",
+        "scope",
+        "scopes",
+        "verifier",
+    )
 
     def __init__(
         self, config: model.Config, route: model.Route, section: model.Auth, keys: dict[str, KeySet]
@@ -31,6 +45,8 @@ class Access:
         self.scope = route.path.encode()
         """Where tokens are good: the same token at another route is judged anew."""
         self.scopes = tuple(section.scopes)
+        self.keeps_claims = has_rules(route)
+        """Whether somebody asks later what else a token says."""
         self.cache = float(section.cache)
         """Seconds for which a verdict holds at most."""
         sources = {} if self.forwards else {each.issuer: source_of(each) for each in section.issuers}
@@ -70,3 +86,8 @@ class Access:
             return Denial(refusal)
         url = metadata_url(self.resource_at(base))
         return Denial(refusal, challenge(refusal, url, self.scopes, description))
+
+    def ask_for(self, scopes: Sequence[str], base: str) -> Denial:
+        """What a client that called `base` is told whose token is good, but for these scopes."""
+        refusal = Refusal.SCOPE_MISSING
+        return Denial(refusal, challenge(refusal, metadata_url(self.resource_at(base)), scopes))

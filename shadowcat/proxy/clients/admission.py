@@ -34,6 +34,7 @@ from shadowcat.shm.shared import CONTROL, Shared, worker_number
 from shadowcat.shm.snapshots import SnapshotError
 
 if TYPE_CHECKING:
+    from shadowcat.policy.asked import Caller
     from shadowcat.proxy.clients.template import RequestTemplate
     from shadowcat.proxy.plane import DataPlane
     from shadowcat.proxy.route import Route
@@ -55,15 +56,19 @@ _log: Final = logging.getLogger(__name__)
 class Admitted:
     """What is known of a token that was found good; there may be many thousands."""
 
-    __slots__ = ("access", "principal", "scopes", "until")
+    __slots__ = ("access", "caller", "claims", "principal", "scopes", "until")
 
-    def __init__(self, access: Access, principal: str, scopes: frozenset[str], until: float) -> None:
+    def __init__(self, access: Access, identity: Identity, until: float) -> None:
         self.access = access
         """By which it was judged."""
-        self.principal = principal
-        self.scopes = scopes
+        self.principal = identity.principal
+        self.scopes = identity.scopes
         self.until = until
         """Loop's clock, seconds."""
+        self.claims = identity.claims if access.keeps_claims else None
+        """All that it says, if that is of interest."""
+        self.caller: Caller | None = None
+        """What the rules of a policy have decided about whoever presents it."""
 
 
 class _Denied(NamedTuple):
@@ -250,7 +255,7 @@ class Admission:
 
     def _admit(self, access: Access, key: bytes, identity: Identity) -> Admitted:
         lasts = min(access.cache, identity.until - self._wall())
-        admitted = Admitted(access, identity.principal, identity.scopes, self._plane.clock() + lasts)
+        admitted = Admitted(access, identity, self._plane.clock() + lasts)
         self._cache.put(key, admitted)
         return admitted
 

@@ -10,6 +10,7 @@ from shadowcat.mcp.envelope import Envelope
 from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.exchanges.batch_exchange import BatchExchange
 from shadowcat.proxy.exchanges.exchange import Exchange
+from shadowcat.proxy.exchanges.initialize import InitializeExchange
 from shadowcat.proxy.exchanges.session_exchange import SessionExchange
 
 if TYPE_CHECKING:
@@ -42,6 +43,21 @@ class _Checked(_Asking):
         if denial is None:
             super().start()
         else:
+            self.deny(denial)
+
+
+class _CheckedInitialize(_Asking, InitializeExchange):
+    """The first request of a session."""
+
+    __slots__ = ()
+
+    def start(self) -> None:
+        """See whether it may be carried out, and go."""
+        denial = self._ask((self.envelope,), None)
+        if denial is None:
+            super().start()
+        else:
+            self.prepare()  # What was not opened is put away like what was.
             self.deny(denial)
 
 
@@ -83,6 +99,8 @@ def checked(kind: type[Exchange]) -> type[Exchange]:
     if found is None:
         if issubclass(kind, BatchExchange):
             layer: type[Exchange] = _CheckedBatch
+        elif issubclass(kind, InitializeExchange):
+            layer = _CheckedInitialize
         else:
             layer = _CheckedInSession if issubclass(kind, SessionExchange) else _Checked
         made = type(f"Checked{kind.__name__}", (layer, kind), {"__slots__": ()})
