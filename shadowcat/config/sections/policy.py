@@ -54,5 +54,5 @@ class Policy(Section, frozen=True, kw_only=True):
     """Largest message that conditions look into. With a larger one, a rule that does look cannot allow it,
     and one that denies holds."""
     tools: Tools | None = None
-    """Off by default: every tool is shown. It only hides: whether what is shown may be called is for the rules
-    to say, if there are any."""
+    """Off by default: every tool is shown. It only hides: whether what is shown may be called, the rules say,
+    if there are any."""
