@@ -10,6 +10,7 @@ from shadowcat.config import model
 from shadowcat.config.access import canonical, resource_of
 from shadowcat.errors import Refusal
 from shadowcat.proxy.clients.denial import Denial
+from shadowcat.proxy.upstreams.credentialed import PersonalPool
 
 
 class Access:
@@ -17,12 +18,30 @@ class Access:
     changes, so what was found out by one holds as long as the route has the same.
     """
 
-    __slots__ = ("_issuers", "_path", "_resource", "cache", "forwards", "keys", "scope", "scopes", "verifier")
+    __slots__ = (
+        "_issuers",
+        "_path",
+        "_resource",
+        "cache",
+        "exchanging",
+        "forwards",
+        "keys",
+        "scope",
+        "scopes",
+        "verifier",
+    )
 
     def __init__(
-        self, config: model.Config, route: model.Route, section: model.Auth, keys: dict[str, KeySet]
+        self,
+        config: model.Config,
+        route: model.Route,
+        section: model.Auth,
+        keys: dict[str, KeySet],
+        exchanging: tuple[PersonalPool, ...] = (),
     ) -> None:
-        """`keys` are those that are there, by source."""
+        """`keys` are those that are there, by source; `exchanging`: see there."""
+        self.exchanging = exchanging
+        """Pools of the upstreams for which a client's token is exchanged before it is let in."""
         self._path = route.path
         self._resource = resource_of(config, route)
         self._issuers = [issuer.issuer for issuer in section.issuers]
