@@ -365,4 +365,4 @@ def test_a_key_that_is_none(pem: bytes, tmp_path: Path, content: bytes | None, a
 def test_a_route_without_such_upstreams_pays_nothing() -> None:
     with stage() as proxy:
         (route,) = proxy.plane.routes
-        assert not route.presents
+        assert (route.presents, route.renews) == (False, False)
