@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from shadowcat.config.load import dump, load_config
     from shadowcat.config.model import (
         AccessLog,
+        Assertion,
         Auth,
         Balance,
         Breaker,
+        ClientCredentials,
         Config,
         Credential,
         Health,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
         Introspection,
         Issuer,
         Log,
+        OAuthClient,
         Outlier,
         Policy,
         Pool,
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
         Sessions,
         Timeouts,
         Tls,
+        TokenExchange,
         Tools,
         Upstream,
     )
@@ -56,9 +60,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AccessLog",
+    "Assertion",
     "Auth",
     "Balance",
     "Breaker",
+    "ClientCredentials",
     "Config",
     "ConfigError",
     "Credential",
@@ -68,6 +74,7 @@ __all__ = [
     "Introspection",
     "Issuer",
     "Log",
+    "OAuthClient",
     "Outlier",
     "Policy",
     "Pool",
@@ -80,6 +87,7 @@ __all__ = [
     "StartError",
     "Timeouts",
     "Tls",
+    "TokenExchange",
     "Tools",
     "Upstream",
     "__version__",

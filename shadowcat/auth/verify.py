@@ -24,6 +24,10 @@ class Identity(NamedTuple):
     """The token's end, in seconds since 1970, leeway included."""
     claims: Mapping[str, Any]
     """All that it says; of a token that its issuer was asked about, all that was answered, and `iss`."""
+    issuer: str = ""
+    client: str = ""
+    """Empty if the token does not say."""
+    subject: str = ""
 
 
 class Unknown(NamedTuple):
@@ -162,5 +166,6 @@ class Verifier:
         client = claims.get("client_id", claims.get("azp", ""))
         if not isinstance(subject, str) or not subject or not isinstance(client, str):
             raise TokenError("the token does not say whose it is")
-        principal = principal_text(issuer.section.issuer, client, subject)
-        return Identity(principal, scopes_of(claims), until, claims)
+        name = issuer.section.issuer
+        principal = principal_text(name, client, subject)
+        return Identity(principal, scopes_of(claims), until, claims, name, client, subject)

@@ -14,11 +14,17 @@ from msgspec import Meta, field
 
 from shadowcat.config.sections.auth import Algorithm, Auth, Introspection, Issuer
 from shadowcat.config.sections.base import Positive, Section
+from shadowcat.config.sections.credentials import (
+    Assertion,
+    ClientCredentials,
+    Credential,
+    OAuthClient,
+    TokenExchange,
+)
 from shadowcat.config.sections.policy import Policy, Rule, Tools
 from shadowcat.config.sections.upstreams import (
     Balance,
     Breaker,
-    Credential,
     Health,
     Outlier,
     Pool,
@@ -33,9 +39,11 @@ from shadowcat.config.units import Duration, Size
 __all__ = [
     "AccessLog",
     "Algorithm",
+    "Assertion",
     "Auth",
     "Balance",
     "Breaker",
+    "ClientCredentials",
     "Config",
     "Credential",
     "Health",
@@ -43,6 +51,7 @@ __all__ = [
     "Introspection",
     "Issuer",
     "Log",
+    "OAuthClient",
     "Outlier",
     "Policy",
     "Pool",
@@ -55,6 +64,7 @@ __all__ = [
     "StrategyName",
     "Timeouts",
     "Tls",
+    "TokenExchange",
     "Tools",
     "Upstream",
 ]

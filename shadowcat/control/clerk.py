@@ -8,6 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from shadowcat.config.model import Issuer
+from shadowcat.control.credentials import CredentialKeeper
+from shadowcat.control.exchange import Exchanges
 from shadowcat.control.fetch import Fetcher, FetchError
 from shadowcat.control.keys import KeyKeeper
 from shadowcat.control.present import Present
@@ -23,13 +25,25 @@ _TOLD: Final = ("active", "iss", "sub", "client_id", "scope", "aud", "exp", "nbf
 
 _read_token = msgspec.msgpack.Decoder(tuple[str, str, bytes]).decode
 """Route, issuer, token."""
+_read_renewal = msgspec.msgpack.Decoder(tuple[str, int]).decode
+"""Place of an upstream, and the revision that it does not accept."""
 
 
 class Clerk:
     """Takes questions from all desks, and puts the answers there."""
 
-    def __init__(self, shared: Shared, present: Present, keeper: KeyKeeper, fetcher: Fetcher) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        present: Present,
+        keeper: KeyKeeper,
+        fetcher: Fetcher,
+        credentials: CredentialKeeper,
+        exchanges: Exchanges,
+    ) -> None:
         """`run` begins."""
+        self._credentials = credentials
+        self._exchanges = exchanges
         self._shared = shared
         self._present = present
         self._keeper = keeper
@@ -65,12 +79,18 @@ class Clerk:
     async def _answer(self, question: Question) -> None:
         outcome, text = Outcome.UNAVAILABLE, b""
         try:
-            if question.kind is Ask.KEYS:
-                if await self._keeper.renew(question.text.decode()):
+            match question.kind:
+                case Ask.KEYS:
+                    if await self._keeper.renew(question.text.decode()):
+                        outcome = Outcome.DONE
+                case Ask.INTROSPECT:
+                    text = msgspec.msgpack.encode(await self._introspect(question.text))
                     outcome = Outcome.DONE
-            else:
-                text = msgspec.msgpack.encode(await self._introspect(question.text))
-                outcome = Outcome.DONE
+                case Ask.EXCHANGE:
+                    outcome, text = await self._exchanges.answer(question.text)
+                case Ask.RENEW:
+                    self._credentials.renew(*_read_renewal(question.text))
+                    outcome = Outcome.DONE
         except FetchError as error:
             LOGGER.warning("a token cannot be checked: %s", error)
         except Exception:  # noqa: BLE001  whoever waits must hear something

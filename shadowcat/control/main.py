@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import uvloop
@@ -17,9 +18,12 @@ from shadowcat.config.model import Config
 from shadowcat.config.seats import Snapshot
 from shadowcat.control.clerk import Clerk
 from shadowcat.control.closer import Closer
+from shadowcat.control.credentials import CredentialKeeper
+from shadowcat.control.exchange import Exchanges
 from shadowcat.control.fetch import Fetcher
 from shadowcat.control.health import HealthChecker
 from shadowcat.control.keys import KeyKeeper
+from shadowcat.control.oauth import TokenClient
 from shadowcat.control.outliers import Outliers
 from shadowcat.control.policies import PolicyNotices
 from shadowcat.control.present import Present
@@ -87,6 +91,9 @@ async def _serve(
     fetcher = Fetcher()
     keeper = KeyKeeper(shared, fetcher)
     notices = PolicyNotices()
+    tokens = TokenClient(fetcher)
+    credentials = CredentialKeeper(shared, partial(tokens.token, grant_type="client_credentials"))
+    exchanges = Exchanges(present, tokens)
     breakers = shared.breakers_with(table.locks, CONTROL)
     outliers = Outliers(shared, shared.ejections_with(table.locks, CONTROL))
 
@@ -96,6 +103,7 @@ async def _serve(
         table.configure(snapshot.config.sessions)
         keeper.configure(snapshot)
         notices.configure(snapshot)
+        credentials.configure(snapshot)
 
     publisher = Publisher(shared, present, breakers, source, [configure])
     retirement = Retirement(shared, present, table, closer, publisher)
@@ -113,7 +121,7 @@ async def _serve(
     sweeper = Sweeper(table, closer, Recounter(shared.sessions_for(CONTROL), loop).start)
     sweeper.start(loop)
     configure(present.snapshot)
-    clerk = Clerk(shared, present, keeper, fetcher)
+    clerk = Clerk(shared, present, keeper, fetcher, credentials, exchanges)
     reloads = Reloads(shared, publisher)
     loop.add_signal_handler(signal.SIGHUP, reloads.wake)
     work = retirement.run(), reloads.run(), outliers.run(), clerk.run()
@@ -126,7 +134,7 @@ async def _serve(
         server.close()
     for task in tasks:
         task.cancel()
-    await asyncio.gather(runner.cleanup(), health.stop(), keeper.stop())
+    await asyncio.gather(runner.cleanup(), health.stop(), keeper.stop(), credentials.stop(), exchanges.stop())
     await fetcher.close()
     sweeper.stop()
     heart.stop()

@@ -13,6 +13,7 @@ from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.exchanges.filtered import filtered
 from shadowcat.proxy.exchanges.initialize import InitializeExchange
 from shadowcat.proxy.exchanges.measured_exchange import MeasuredUnboundExchange
+from shadowcat.proxy.exchanges.presenting import presenting, renewing
 from shadowcat.proxy.exchanges.protected import protected
 from shadowcat.proxy.exchanges.session_exchange import SessionExchange, UnboundExchange
 from shadowcat.proxy.exchanges.stream_exchange import StreamExchange
@@ -70,6 +71,10 @@ def _layered(template: RequestTemplate, kind: type[Exchange]) -> type[Exchange]:
         return kind
     if route.access is not None and not route.access.forwards:
         kind = protected(kind)
+    if route.presents:
+        kind = presenting(kind)
+    if route.renews:
+        kind = renewing(kind)
     if route.checks:
         kind = checked(kind)
     return filtered(kind) if route.tools.hides_any else kind
