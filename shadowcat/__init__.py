@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from shadowcat.config.load import dump, load_config
     from shadowcat.config.model import (
         AccessLog,
+        Audit,
         Auth,
         Balance,
         Breaker,
@@ -53,6 +54,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AccessLog",
+    "Audit",
     "Auth",
     "Balance",
     "Breaker",

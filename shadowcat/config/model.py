@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
+from shadowcat.config.sections.audit import Audit, AuditEvent
 from shadowcat.config.sections.auth import Algorithm, Auth, Introspection, Issuer
 from shadowcat.config.sections.base import Positive, Section
 from shadowcat.config.sections.upstreams import (
@@ -32,6 +33,8 @@ from shadowcat.config.units import Duration, Size
 __all__ = [
     "AccessLog",
     "Algorithm",
+    "Audit",
+    "AuditEvent",
     "Auth",
     "Balance",
     "Breaker",
@@ -172,4 +175,6 @@ class Config(Section, frozen=True, kw_only=True):
     http: Http = Http()
     log: Log = Log()
     access_log: AccessLog | None = None
+    """Off by default."""
+    audit: Audit | None = None
     """Off by default."""

@@ -28,6 +28,7 @@ from shadowcat.proxy.wheel import TICK, Wheel
 from shadowcat.shm.shared import Shared
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.observers.audit import Audit
     from shadowcat.proxy.roster import Roster
     from shadowcat.proxy.upstreams.pool import Pool
 
@@ -64,6 +65,8 @@ class DataPlane:
         self.pools: Sequence[Pool] = ()
         """Of all upstreams, those included that were removed and still have sessions."""
         self.observers: tuple[Observer, ...] = ()
+        self.audit: Audit | None = None
+        """One of the observers, which is told of more than requests."""
         self.kinds = Kinds()
         self.sessions = Sessions(self, config.sessions, shared.sessions_for(process), shared.board)
         self.admission = Admission(self, shared, process, wall)
@@ -98,6 +101,8 @@ class DataPlane:
             for loopback in (False, True)
         }
         self.routes = routes
+        if self.audit is not None:
+            self.audit.take_up(routes)
         self.admission.take_up(config, routes)
         self.route_table = RouteTable(routes)
         self.pools = tuple(pools.values())

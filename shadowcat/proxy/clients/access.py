@@ -69,4 +69,4 @@ class Access:
         if refusal is Refusal.TOKEN_UNCHECKED:
             return Denial(refusal)
         url = metadata_url(self.resource_at(base))
-        return Denial(refusal, challenge(refusal, url, self.scopes, description))
+        return Denial(refusal, challenge(refusal, url, self.scopes, description), why=description)

@@ -34,6 +34,7 @@ from shadowcat.shm.shared import CONTROL, Shared, worker_number
 from shadowcat.shm.snapshots import SnapshotError
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.clients.downstream import ClientConnection
     from shadowcat.proxy.clients.template import RequestTemplate
     from shadowcat.proxy.plane import DataPlane
     from shadowcat.proxy.route import Route
@@ -77,7 +78,7 @@ class _Denied(NamedTuple):
 class Waiter(Timed):
     """A request that waits for control."""
 
-    __slots__ = ("_admission", "_decided", "question", "template", "unknown")
+    __slots__ = ("_admission", "_decided", "client", "question", "template", "unknown")
 
     def __init__(
         self,
@@ -85,8 +86,10 @@ class Waiter(Timed):
         template: RequestTemplate,
         unknown: Unknown,
         decided: Callable[[Denial | None], None],
+        client: ClientConnection,
     ) -> None:
         self.deadline = self.filed = inf
+        self.client = client
         self._admission = admission
         self.template = template
         self.unknown = unknown
@@ -214,8 +217,8 @@ class Admission:
 
     # Requests.
 
-    def judge(self, template: RequestTemplate) -> Denial | Unknown | None:
-        """Whether a request may begin; None: it may. Called for each request of a route with `auth`."""
+    def judge(self, template: RequestTemplate, client: ClientConnection) -> Denial | Unknown | None:
+        """Whether a client's request may begin; None: it may. For each request of a route with `auth`."""
         route = template.route
         access = route.access if route is not None else None
         if access is None or access.forwards:
@@ -223,9 +226,11 @@ class Admission:
         admitted = template.admitted
         if admitted is not None and admitted.access is access and self._plane.clock() < admitted.until:
             return None
-        return self._look(template, access)
+        return self._look(template, client, access)
 
-    def _look(self, template: RequestTemplate, access: Access) -> Denial | Unknown | None:
+    def _look(
+        self, template: RequestTemplate, client: ClientConnection, access: Access
+    ) -> Denial | Unknown | None:
         token = template.token
         if isinstance(token, Fault):
             return access.deny(_FAULTS[token], template.base)
@@ -242,16 +247,25 @@ class Admission:
                 if denied is not None and denied.access is access and now < denied.until:
                     return access.deny(Refusal.TOKEN_INVALID, template.base, denied.description)
                 return found
-            admitted = self._admit(access, key, found)
+            admitted = self._admit(template, client, access, key, found)
         if not admitted.scopes.issuperset(access.scopes):
             return access.deny(Refusal.SCOPE_MISSING, template.base)
         template.admit(admitted)
         return None
 
-    def _admit(self, access: Access, key: bytes, identity: Identity) -> Admitted:
+    def _admit(
+        self,
+        template: RequestTemplate,
+        client: ClientConnection,
+        access: Access,
+        key: bytes,
+        identity: Identity,
+    ) -> Admitted:
         lasts = min(access.cache, identity.until - self._wall())
         admitted = Admitted(access, identity.principal, identity.scopes, self._plane.clock() + lasts)
         self._cache.put(key, admitted)
+        if self._plane.audit is not None:
+            self._plane.audit.authenticated(template, client, admitted.principal)
         return admitted
 
     def _deny(self, access: Access, template: RequestTemplate, description: str) -> Denial:
@@ -264,7 +278,11 @@ class Admission:
     # Requests that wait for control.
 
     def wait(
-        self, template: RequestTemplate, unknown: Unknown, decided: Callable[[Denial | None], None]
+        self,
+        template: RequestTemplate,
+        unknown: Unknown,
+        decided: Callable[[Denial | None], None],
+        client: ClientConnection,
     ) -> Waiter | Denial:
         """Ask control for what is unknown.
 
@@ -272,11 +290,12 @@ class Admission:
             template: Of the request.
             unknown: What `judge` said.
             decided: Called later, once, unless the waiter is cancelled: with None if the request may begin.
+            client: Whose request it is.
 
         Returns:
             The waiter; or why it makes no sense to wait.
         """
-        waiter = Waiter(self, template, unknown, decided)
+        waiter = Waiter(self, template, unknown, decided, client)
         if not self._enlist(waiter):
             return _unchecked()
         self._plane.wheel.set(waiter, self._plane.clock() + PATIENCE)
@@ -342,7 +361,7 @@ class Admission:
         if waiter.unknown.source is None and outcome is Outcome.DONE and access is not None:
             waiter.decide(self._introspected(access, waiter, text))
             return
-        verdict = self.judge(template)
+        verdict = self.judge(template, waiter.client)
         if not isinstance(verdict, Unknown):
             waiter.decide(verdict)
         elif outcome is not Outcome.DONE or verdict.missing or access is None:
@@ -353,7 +372,7 @@ class Admission:
             waiter.decide(_unchecked())
 
     def _try_again(self, waiter: Waiter) -> None:
-        verdict = self.judge(waiter.template)
+        verdict = self.judge(waiter.template, waiter.client)
         if not isinstance(verdict, Unknown):
             waiter.cancel()
             waiter.decide(verdict)
@@ -368,8 +387,8 @@ class Admission:
             identity = access.verifier.accept(waiter.unknown.issuer, claims, self._wall())
         except TokenError as error:
             return self._deny(access, template, str(error))
-        self._admit(access, self._cache.key(access.scope, template.token), identity)
-        verdict = self.judge(template)
+        self._admit(template, waiter.client, access, self._cache.key(access.scope, template.token), identity)
+        verdict = self.judge(template, waiter.client)
         return _unchecked() if isinstance(verdict, Unknown) else verdict
 
     def give_up(self, waiter: Waiter) -> None:

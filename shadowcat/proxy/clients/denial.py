@@ -20,3 +20,5 @@ class Denial(NamedTuple):
     """Further members of the JSON-RPC error's `data`, as plain JSON values."""
     retry_after: int | None = None
     """Seconds after which the client may try again, where that is known better than the table says."""
+    why: str = ""
+    """What operators are told in the audit file, and the client is not."""
