@@ -25,7 +25,7 @@ BATCH: Final = 64 * 1024
 _RETRY: Final = 0.2
 """Seconds until a file that cannot be written is tried again."""
 _FAREWELL: Final = 1.5
-"""Seconds for what is left in the end."""
+"""Seconds for what is left in the end; the supervisor tries once more."""
 _UNREADABLE: Final = 40
 """Looks at a ring whose next record is spoilt, until it is given up: one that is only just being written is
 there with the next look."""
@@ -86,9 +86,6 @@ class AuditWriter:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_FAREWELL):
                     await self._write_all()
-            left = sum(not ring.is_empty for ring in self._rings)
-            if left:
-                LOGGER.error("the audit file lacks the last events of %d processes", left)
         finally:
             self._thread.shutdown(wait=False)
 

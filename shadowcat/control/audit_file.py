@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Final
 
 from shadowcat.errors import StartError
 from shadowcat.log import LOGGER
+from shadowcat.shm.rings import Ring
 
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _MODE: Final = 0o600
 _LINE_FEED: Final = b"\n"
+_BATCH: Final = 1024 * 1024
 
 
 class AuditFile:
@@ -117,3 +120,15 @@ class AuditFile:
             return False
         finally:
             os.close(fd)
+
+
+def write_rest(path: str, rings: Sequence[Ring]) -> None:
+    """Write what is left when no process runs any more, control included, which may have been killed."""
+    file = AuditFile(path)
+    for ring in rings:
+        while (taken := ring.read(_BATCH)).records and file.write(b"".join(taken.records)):
+            ring.release(taken.position)
+        if not ring.is_empty:
+            LOGGER.error("the audit file lacks the last events")
+            break
+    file.close()

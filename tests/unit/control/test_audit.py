@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from shadowcat.control.audit import AuditWriter
-from shadowcat.control.audit_file import AuditFile
+from shadowcat.control.audit_file import AuditFile, write_rest
 from shadowcat.errors import StartError
 from shadowcat.shm.region import Plan, Region
 from shadowcat.shm.rings import Ring, Rings
@@ -207,9 +207,7 @@ def test_what_cannot_be_written_waits_in_its_ring(host: Host) -> None:
     assert host.cells[WRITTEN] == 401
 
 
-def test_a_file_that_stays_full_delays_the_end_only_for_a_while(
-    host: Host, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_that_stays_full_delays_the_end_only_for_a_while(host: Host) -> None:
     host.path = Path("/dev/full")
 
     async def work() -> None:
@@ -221,7 +219,20 @@ def test_a_file_that_stays_full_delays_the_end_only_for_a_while(
             await task
 
     asyncio.run(work())
+    assert not host.rings[0].is_empty
+
+
+def test_the_rest_is_written_when_nobody_runs(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(2):
+        assert host.rings[number].append(b"%d\n" % number)
+    write_rest("/dev/full", host.rings)
     assert "lacks the last events" in caplog.text
+    write_rest(str(host.path), host.rings)
+    assert host.lines() == [b"0", b"1"]
+    assert all(ring.is_empty for ring in host.rings)
+    host.path.unlink()
+    write_rest(str(host.path), host.rings)
+    assert not host.path.exists(), "there was nothing to write"
 
 
 def test_rotation(host: Host) -> None:
