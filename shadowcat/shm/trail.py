@@ -40,10 +40,10 @@ class Trail:
         "_dropped",
         "_events",
         "_millisecond",
-        "_moment",
+        "_opening",
         "_prefix",
-        "_ring",
         "_wall",
+        "ring",
         "worker",
     )
 
@@ -69,23 +69,18 @@ class Trail:
             dropped: The cell that counts what there was no room for.
         """
         self._events = None if section.events is None else frozenset(section.events)
-        self._ring = ring
-        self._prefix = f"{ring.epoch:x}-{process:x}-"
+        self.ring = ring
+        self._prefix = b"%x-%x" % (ring.epoch, process)
         self._wall = wall
         self._cells = cells
         self._dropped = dropped
         self._millisecond = -1
-        self._moment = ""
+        self._opening = b""
         self.worker = worker
 
     def takes(self, event: AuditEvent) -> bool:
         """Whether such events are recorded."""
         return self._events is None or event in self._events
-
-    @property
-    def room(self) -> int:
-        """Bytes that are free for lines."""
-        return self._ring.room
 
     def record(
         self,
@@ -131,15 +126,7 @@ class Trail:
         """
         if self._events is not None and event not in self._events:
             return
-        now = self._wall()
-        millisecond = int(now * 1000)
-        if millisecond != self._millisecond:
-            self._millisecond = millisecond
-            self._moment = _rfc3339(millisecond)
-        ring = self._ring
         members = {
-            "time": self._moment,
-            "id": f"{self._prefix}{ring.tail:x}",
             "event": event,
             "outcome": outcome,
             "reason": reason,
@@ -159,8 +146,19 @@ class Trail:
             "worker": self.worker,
             "data": data,
         }
-        line = _line(members)
-        if not ring.append(line):
+        self.put(_line(self.stamp(), members))
+
+    def stamp(self) -> bytes:
+        """How the next line begins: its time and its id."""
+        millisecond = int(self._wall() * 1000)
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            self._opening = b'{"time":"%b","id":"%b-' % (_rfc3339(millisecond).encode(), self._prefix)
+        return b'%b%x",' % (self._opening, self.ring.tail)
+
+    def put(self, line: bytes) -> None:
+        """Record a line that was written elsewhere: with `stamp`, all members, and a line feed."""
+        if not self.ring.append(line):
             self._cells[self._dropped] += 1
 
 
@@ -169,18 +167,19 @@ def _rfc3339(millisecond: int) -> str:
     return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
 
 
-def _line(members: Members) -> bytes:
+def _line(stamp: bytes, members: Members) -> bytes:
+    most = LONGEST_LINE + 1 - len(stamp)
     try:
         line = orjson.dumps(members, option=_LINE_FEED)
     except orjson.JSONEncodeError:  # A lone surrogate.
         members |= {key: _encodable(value) for key, value in members.items() if isinstance(value, str)}
         line = orjson.dumps(members | {"data": None}, option=_LINE_FEED)
-    if len(line) > LONGEST_LINE:
+    if len(line) > most:
         members |= {key: _short(members[key]) for key in _CHOSEN}
         line = orjson.dumps(members, option=_LINE_FEED)
-    if len(line) > LONGEST_LINE:
+    if len(line) > most:
         line = orjson.dumps(members | {"data": {"left_out": True}}, option=_LINE_FEED)
-    return line
+    return stamp + line[1:]
 
 
 def _short(text: str | None) -> str | None:

@@ -27,10 +27,10 @@ class AuditRoom:
     A GET has none: it may stay open for hours, and only its refusal would be an event.
     """
 
-    __slots__ = ("_held", "_lines", "_trail")
+    __slots__ = ("_held", "_lines", "_ring")
 
     def __init__(self, trail: Trail) -> None:
-        self._trail = trail
+        self._ring = trail.ring
         self._held: dict[Exchange, int] = {}
         """How many lines each may still need."""
         self._lines = 0
@@ -48,7 +48,7 @@ class AuditRoom:
         for message in messages:
             if message is not None and message.method == CALL:
                 lines += 1
-        if (self._lines + lines + _SPARE) * SPACE > self._trail.room:
+        if (self._lines + lines + _SPARE) * SPACE > self._ring.room:
             return _FULL
         if exchange.template.is_post:
             self._held[exchange] = lines
