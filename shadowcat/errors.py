@@ -25,6 +25,7 @@ class StartError(ShadowcatError):
 # JSON-RPC 2.0 section 5.1; the MCP code is basic/transports "server validation" of revision 2026-07-28.
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
+INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 HEADER_MISMATCH: Final = -32020
 
@@ -100,6 +101,8 @@ class Refusal(Enum):
     TOO_COMPLEX = _Row(400, _INVALID, False, "the body has too many members to be checked", "RFC 8259 9")
     BATCH = _Row(400, _INVALID, False, "a batch is not allowed here", "MCP 2025-06-18 changelog")
     HEADER_DIFFERS = _Row(400, HEADER_MISMATCH, False, "the headers and the body differ", "MCP SEP-2243")
+    # SDK servers answer a call of a tool that they do not have with a result that says so, not with an error.
+    UNKNOWN_TOOL = _Row(200, INVALID_PARAMS, False, "unknown tool", "MCP server/tools, error handling")
     # Sessions of the legacy era. One row for a session that never was, is over, or is somebody else's.
     SESSION_UNKNOWN = _Row(404, _INVALID, False, "no such session; initialize anew", "MCP transports")
     SESSION_REPEATED = _Row(400, _INVALID, False, "Mcp-Session-Id is repeated", "RFC 9110 5.3")

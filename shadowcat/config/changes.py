@@ -30,6 +30,7 @@ RELOADABLE: Final = (
 needs a restart:
 
     listen, admin, backlog     the supervisor opens the sockets before it forks, and every slot inherits them
+    admin_token                the supervisor keeps the file with the token there is in place of this one
     insecure                   permits what `listen` says, which stays as it is
     workers, max_upstreams,    the size of shared memory, which is sealed
       max_routes

@@ -15,6 +15,7 @@ from msgspec import Meta, field
 from shadowcat.config.sections.audit import Audit, AuditEvent
 from shadowcat.config.sections.auth import Algorithm, Auth, Introspection, Issuer
 from shadowcat.config.sections.base import Positive, Section
+from shadowcat.config.sections.policy import Policy, Tools
 from shadowcat.config.sections.upstreams import (
     Balance,
     Breaker,
@@ -46,6 +47,7 @@ __all__ = [
     "Issuer",
     "Log",
     "Outlier",
+    "Policy",
     "Pool",
     "Positive",
     "Retry",
@@ -55,6 +57,7 @@ __all__ = [
     "StrategyName",
     "Timeouts",
     "Tls",
+    "Tools",
     "Upstream",
 ]
 
@@ -77,6 +80,8 @@ class Route(Section, frozen=True, kw_only=True):
     retry: Retry = Retry()
     auth: Auth | None = None
     """Off by default: everybody may use the route."""
+    policy: Policy | None = None
+    """Off by default: who may use the route may use all of it."""
 
 
 class Sessions(Section, frozen=True, kw_only=True):
@@ -147,6 +152,9 @@ class Config(Section, frozen=True, kw_only=True):
     """Worker processes; default: the number of CPUs this process may use."""
     admin: str | None = "127.0.0.1:9090"
     """Address of the admin listener: a loopback host:port or unix:/path; null switches it off."""
+    admin_token: str | None = None
+    """What callers of the admin listener show as a bearer token, 16 visible characters or more. Default: over
+    TCP a random one, in a file that only this user can read; over a Unix socket none: it has permissions."""
     public_url: str | None = None
     """The URL by which clients know this proxy; its host is accepted as Host, its origin as Origin."""
     allowed_hosts: list[str] = []

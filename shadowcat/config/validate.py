@@ -11,10 +11,12 @@ import msgspec
 
 from shadowcat.config.access import auth_problems, authenticates
 from shadowcat.config.addresses import Address, parse_host, parse_listen
+from shadowcat.config.admin_token import check_admin_token
 from shadowcat.config.auditing import audit_problems
 from shadowcat.config.headers import FIELD_NAME, RESERVED, check_header
 from shadowcat.config.model import Config, Health
 from shadowcat.config.structure import build
+from shadowcat.config.tools import tools_problems
 from shadowcat.config.units import Duration, Size
 from shadowcat.config.urls import check_authority, check_path, check_public_url, parse_upstream, upstream_name
 from shadowcat.errors import ConfigError
@@ -145,6 +147,11 @@ def _listeners(config: Config) -> Iterator[str]:
             yield f"{path}: the public listener is TCP: write host:port"
         elif not address.is_loopback:
             yield from _public_listener(path, text, config)
+    if config.admin_token is not None:
+        try:
+            check_admin_token(config.admin_token)
+        except ValueError as error:
+            yield f"admin_token: {error}"
     if config.admin is None:
         return
     try:
@@ -274,6 +281,8 @@ def _routes(config: Config) -> Iterator[str]:
         yield from _hash_on(f"{path}.balance.hash_on", route.balance.hash_on)
         if route.auth is not None:
             yield from auth_problems(f"{path}.auth", route, config)
+        if route.policy is not None and route.policy.tools is not None:
+            yield from tools_problems(f"{path}.policy.tools", route.policy.tools)
         if route.health is not None:
             yield from _health(f"{path}.health", route.health)
         if route.breaker is not None:

@@ -43,6 +43,8 @@ def run(
     sockets: Sequence[socket.socket],
     lifeline: Lifeline,
     source: Callable[[], Config] | None = None,
+    *,
+    token: str | None,
 ) -> int:
     """Serve the admin listener until SIGTERM.
 
@@ -51,6 +53,7 @@ def run(
         sockets: Bound and listening sockets, TCP or Unix: this process's copies of the supervisor's.
         lifeline: The tie to the supervisor.
         source: Reads the configuration anew from where it came from; None if it came from nowhere.
+        token: What callers of the admin listener must show; None if only Unix sockets are served.
 
     Returns:
         The exit status: 0 after SIGTERM or SIGQUIT.
@@ -65,7 +68,7 @@ def run(
     page.begin(os.getpid(), time.monotonic_ns())
     writer = _audit_writer(shared, page)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(shared, sockets, lifeline, source, page, writer))
+        runner.run(_serve(shared, sockets, lifeline, source, page, token, writer))
     return 0
 
 
@@ -92,6 +95,7 @@ async def _serve(
     lifeline: Lifeline,
     source: Callable[[], Config] | None,
     page: Page,
+    token: str | None,
     writer: AuditWriter | None,
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -121,7 +125,7 @@ async def _serve(
     publisher = Publisher(shared, present, breakers, source, [configure], trail)
     retirement = Retirement(shared, present, table, closer, publisher)
     runner = web.AppRunner(
-        Admin(present, shared, table, closer, health, publisher).application(),
+        Admin(present, shared, table, closer, health, publisher, token=token).application(),
         access_log=None,
         handle_signals=False,
         shutdown_timeout=_FAREWELL,

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Final
 from shadowcat.config import model
 from shadowcat.mcp.envelope import Envelope
 from shadowcat.policy.retry import RetryBudget
+from shadowcat.policy.tools import ToolRules
 from shadowcat.policy.waits import Waits, waits_for
+from shadowcat.proxy.hidden_tools import HiddenTools
 from shadowcat.proxy.meters import RouteMeters
 from shadowcat.proxy.upstreams.balancer import COMPARES, Balancer, Purpose
 
@@ -40,6 +42,7 @@ class Route:
         "pools",
         "retries",
         "timeouts",
+        "tools",
         "usual_waits",
     )
 
@@ -72,6 +75,8 @@ class Route:
         """Who may use it; None: everybody."""
         self.checks: Sequence[Check] = ()
         """What else is asked of its requests, in this order."""
+        self.tools = ToolRules(None)
+        """Which tools there are for its clients."""
         self.needs_session = False
         """Whether all of `legacy` are known to issue session ids: no legacy request can do without."""
 
@@ -84,6 +89,8 @@ class Route:
         self.timeouts = section.timeouts
         self.attempts = section.retry.attempts
         self.retries.share = section.retry.budget
+        self.tools = ToolRules(section.policy.tools if section.policy is not None else None)
+        self.checks = (HiddenTools(self.tools),) if self.tools.hides_any else ()
         self.usual_waits.clear()
         self._waits.clear()
         self.look()

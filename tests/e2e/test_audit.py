@@ -196,7 +196,7 @@ def end_session(cat: Shadowcat, handle: str) -> None:
     host, _, port = cat.ready["admin"].rpartition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=10)
     try:
-        connection.request("DELETE", "/api/sessions/" + handle)
+        connection.request("DELETE", "/api/sessions/" + handle, headers=cat.admin_headers)
         assert connection.getresponse().status == 204
     finally:
         connection.close()

@@ -14,6 +14,7 @@ from shadowcat.config.model import (
     Config,
     Http,
     Outlier,
+    Policy,
     Pool,
     Retry,
     Route,
@@ -157,6 +158,7 @@ def stage(
     routes: Sequence[Route] = (),
     workers: int = 1,
     auth: Auth | None = None,
+    policy: Policy | None = None,
     **options: Any,
 ) -> Iterator[Stage]:
     """Assemble a proxy with the route /mcp, and with `routes`; further options are top-level keys.
@@ -173,6 +175,7 @@ def stage(
         timeouts=Timeouts(**timeouts or {}),
         retry=Retry(**retry or {}),
         auth=auth,
+        policy=policy,
         breaker=breaker,
         outlier=outlier,
     )

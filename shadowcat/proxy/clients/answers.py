@@ -47,7 +47,7 @@ def answer(
         if upstream is not None:
             data["upstream"] = upstream
     code = refusal.modern_code if era is Era.MODERN else refusal.code
-    body = error_body(code, message, id_raw, era, data or None)
+    body = denial.content or error_body(code, message, id_raw, era, data or None)
     return b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b%b%b\r\n%b" % (
         refusal.status,
         HTTPStatus(refusal.status).phrase.encode(),

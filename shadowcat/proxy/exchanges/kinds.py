@@ -10,6 +10,7 @@ from shadowcat.proxy.exchanges.batch_exchange import BatchExchange
 from shadowcat.proxy.exchanges.checked import checked
 from shadowcat.proxy.exchanges.delete_exchange import DeleteExchange
 from shadowcat.proxy.exchanges.exchange import Exchange
+from shadowcat.proxy.exchanges.filtered import filtered
 from shadowcat.proxy.exchanges.initialize import InitializeExchange
 from shadowcat.proxy.exchanges.measured_exchange import MeasuredUnboundExchange
 from shadowcat.proxy.exchanges.protected import protected
@@ -69,4 +70,6 @@ def _layered(template: RequestTemplate, kind: type[Exchange]) -> type[Exchange]:
         return kind
     if route.access is not None and not route.access.forwards:
         kind = protected(kind)
-    return checked(kind) if route.checks else kind
+    if route.checks:
+        kind = checked(kind)
+    return filtered(kind) if route.tools.hides_any else kind

@@ -201,7 +201,8 @@ def test_every_key_that_is_not_reloadable_needs_a_restart():
     """Whatever keys there are: each is compared, and unless the table has it, named."""
     changed = {
         "admin": None, "listen": "127.0.0.1:1", "workers": CONFIG.workers + 1, "access_log": AccessLog(),
-        "public_url": "https://x", "audit": Audit(path="audit.jsonl"),
+        "audit": Audit(path="audit.jsonl"),
+        "public_url": "https://x", "admin_token": "0123456789abcdef",
     }  # fmt: skip
     for key in Config.__struct_fields__:
         value = getattr(CONFIG, key)

@@ -18,7 +18,7 @@ from shadowcat.control.present import Present
 from shadowcat.control.server import Admin
 from shadowcat.shm.shared import CONTROL, Shared, worker_number
 
-from .live import Changes, Host, serving
+from .live import TOKEN, Changes, Host, serving
 
 DEADLINE = 10.0
 Request = Callable[..., http.client.HTTPResponse]
@@ -52,7 +52,7 @@ class Control:
             status = 99
             try:
                 self._line.close()
-                status = run(shared, sockets, Tie(own))
+                status = run(shared, sockets, Tie(own), token=TOKEN)
             finally:
                 os._exit(status)
         own.close()
@@ -84,6 +84,12 @@ class Control:
             self.kill(signal.SIGKILL)
             self.wait()
         self._line.close()
+
+
+@pytest.fixture(autouse=True)
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What commands show to the listener."""
+    monkeypatch.setenv("SHADOWCAT_ADMIN_TOKEN", TOKEN)
 
 
 @pytest.fixture
@@ -161,7 +167,8 @@ def host(config: Config, shared: Shared) -> Iterator[Host]:
     changes = Changes(config)
     table = shared.sessions_for(CONTROL)
     try:
-        admin = Admin(Present(shared), shared, table, Closer(shared, table), HealthChecker(shared), changes)
+        closer = Closer(shared, table)
+        admin = Admin(Present(shared), shared, table, closer, HealthChecker(shared), changes, token=TOKEN)
         with serving(admin, changes) as running:
             yield running
     finally:
@@ -188,7 +195,7 @@ def ask(tcp: socket.socket) -> Request:
     ) -> http.client.HTTPResponse:
         connection = connect(to or tcp)
         try:
-            connection.request(method, path, headers=headers)
+            connection.request(method, path, headers={"Authorization": f"Bearer {TOKEN}"} | headers)
             answer = connection.getresponse()
             answer.body = answer.read()  # type: ignore[attr-defined]
             return answer

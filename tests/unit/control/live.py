@@ -19,6 +19,8 @@ from shadowcat.control.server import Admin
 from shadowcat.errors import ConfigError
 
 DEADLINE = 10.0
+TOKEN = "correct-horse-battery-staple"
+"""Of the admin listener."""
 
 
 class Changes:
@@ -90,6 +92,7 @@ class Host:
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         if body is not None and not isinstance(body, bytes):
             body = orjson.dumps(body)
+        fields.setdefault("Authorization", f"Bearer {TOKEN}")
         if body is not None:
             fields.setdefault("Content-Type", "application/json")
         connection = http.client.HTTPConnection(self.address, timeout=DEADLINE)
