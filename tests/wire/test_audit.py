@@ -226,6 +226,7 @@ class _Denying:
     ("refusal", "event", "outcome"),
     [
         (Refusal.SCOPE_MISSING, "policy", "denied"),
+        (Refusal.UNKNOWN_TOOL, "policy", "denied"),
         (Refusal.SESSIONS_FULL, "tool_call", "refused"),
     ],
 )

@@ -40,16 +40,14 @@ _MOST_HANDLES: Final = 4096
 _MOST_TEXTS: Final = 4096
 _TOO_MANY: Final = 429
 _FORBIDDEN: Final = 403
-_EVENTS: Final[Mapping[Refusal, AuditEvent]] = dict.fromkeys(
-    (
-        Refusal.TOKEN_MISSING,
-        Refusal.TOKEN_INVALID,
-        Refusal.TOKEN_MALFORMED,
-        Refusal.TOKEN_IN_QUERY,
-        Refusal.TOKEN_UNCHECKED,
-    ),
-    "authentication",
-)
+_EVENTS: Final[Mapping[Refusal, AuditEvent]] = {
+    Refusal.TOKEN_MISSING: "authentication",
+    Refusal.TOKEN_INVALID: "authentication",
+    Refusal.TOKEN_MALFORMED: "authentication",
+    Refusal.TOKEN_IN_QUERY: "authentication",
+    Refusal.TOKEN_UNCHECKED: "authentication",
+    Refusal.UNKNOWN_TOOL: "policy",
+}
 """The event that a refusal is, where its status does not say it."""
 
 
