@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from shadowcat.config.model import (
         AccessLog,
         Assertion,
+        Audit,
         Auth,
         Balance,
         Breaker,
@@ -61,6 +62,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AccessLog",
     "Assertion",
+    "Audit",
     "Auth",
     "Balance",
     "Breaker",

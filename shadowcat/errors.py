@@ -93,6 +93,8 @@ class Refusal(Enum):
     CREDENTIAL_MISSING = _Row(
         503, _INTERNAL, False, "no credential for the upstream can be had now", "RFC 9110 15.6.4", None, 2
     )
+    # The audit.
+    AUDIT_FULL = _Row(503, _INTERNAL, False, "requests cannot be recorded now", "RFC 9110 15.6.4", None, 1)
     CHARSET = _Row(415, _INVALID, False, "JSON is UTF-8; no other charset is accepted", "RFC 8259 8.1")
     # Body: JSON-RPC that the next parser could read in another way, or that nobody can read.
     NOT_JSON = _Row(400, PARSE_ERROR, False, "the body is not JSON in UTF-8", "JSON-RPC 2.0 5.1")

@@ -36,7 +36,7 @@ needs a restart:
       max_routes
     cpu_affinity,              what a process is given when it is forked, or what the supervisor itself goes
       drain_timeout, log         by; it does not read the file again
-    access_log                 the log's writer is made with it
+    access_log, audit          the log's writer is made with it; the size of shared memory
 
 Time-outs and limits of `http` hold for connections that are opened from then on.
 """

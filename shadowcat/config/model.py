@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
+from shadowcat.config.sections.audit import Audit, AuditEvent
 from shadowcat.config.sections.auth import Algorithm, Auth, Introspection, Issuer
 from shadowcat.config.sections.base import Positive, Section
 from shadowcat.config.sections.credentials import (
@@ -40,6 +41,8 @@ __all__ = [
     "AccessLog",
     "Algorithm",
     "Assertion",
+    "Audit",
+    "AuditEvent",
     "Auth",
     "Balance",
     "Breaker",
@@ -191,4 +194,6 @@ class Config(Section, frozen=True, kw_only=True):
     http: Http = Http()
     log: Log = Log()
     access_log: AccessLog | None = None
+    """Off by default."""
+    audit: Audit | None = None
     """Off by default."""

@@ -12,6 +12,7 @@ import msgspec
 from shadowcat.config.access import auth_problems, authenticates
 from shadowcat.config.addresses import Address, parse_host, parse_listen
 from shadowcat.config.admin_token import check_admin_token
+from shadowcat.config.auditing import audit_problems
 from shadowcat.config.credentials import credential_problems
 from shadowcat.config.headers import FIELD_NAME, RESERVED
 from shadowcat.config.model import Config, Health
@@ -71,6 +72,7 @@ def semantic_problems(config: Config) -> list[str]:
         *_limits(config),
         *_sessions(config),
         *_access_log(config),
+        *(audit_problems(config.audit) if config.audit is not None else ()),
         *_room(config),
         *_routes(config),
     ]

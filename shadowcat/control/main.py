@@ -16,6 +16,8 @@ from aiohttp import web
 
 from shadowcat.config.model import Config
 from shadowcat.config.seats import Snapshot
+from shadowcat.control.audit import AuditWriter
+from shadowcat.control.audit_file import AuditFile
 from shadowcat.control.clerk import Clerk
 from shadowcat.control.closer import Closer
 from shadowcat.control.credentials import CredentialKeeper
@@ -63,12 +65,33 @@ def run(
 
     Raises:
         OSError: A socket cannot be served, or no descriptor is to be had.
+        StartError: The audit file cannot be written.
     """
+    # Asked to open the audit file anew while it starts, it does so once it can: see the worker.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     page = shared.page(CONTROL)
     page.begin(os.getpid(), time.monotonic_ns())
+    writer = _audit_writer(shared, page)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(shared, sockets, lifeline, source, page, token))
+        runner.run(_serve(shared, sockets, lifeline, source, page, token, writer))
     return 0
+
+
+def _audit_writer(shared: Shared, page: Page) -> AuditWriter | None:
+    """Who writes the audit file, if there is one.
+
+    Raises:
+        StartError: It cannot be written, and this is the start of the host. Later on it is tried again.
+    """
+    section = shared.audit
+    if section is None:
+        return None
+    file = AuditFile(section.path)
+    if page.incarnation == 1:
+        file.open()
+    layout = shared.layout
+    written, dropped = layout.cell("audit_written_total"), layout.cell("audit_dropped_total")
+    return AuditWriter(file, shared.rings(), page.cells, written, dropped)
 
 
 async def _serve(
@@ -78,15 +101,20 @@ async def _serve(
     source: Callable[[], Config] | None,
     page: Page,
     token: str | None,
+    writer: AuditWriter | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     end = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, end.set)
     loop.add_signal_handler(signal.SIGQUIT, os._exit, 0)
     loop.add_reader(lifeline.fileno(), os._exit, 1)
+    trail = shared.trail_for(CONTROL)
+    writing = None if writer is None else loop.create_task(writer.run())
+    loop.add_signal_handler(signal.SIGUSR1, _nothing if writer is None else writer.reopen)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
     table = shared.sessions_for(CONTROL)
     present = Present(shared)
-    closer = Closer(shared, table)
+    closer = Closer(shared, table, trail)
     health = HealthChecker(shared)
     fetcher = Fetcher()
     keeper = KeyKeeper(shared, fetcher)
@@ -105,7 +133,7 @@ async def _serve(
         notices.configure(snapshot)
         credentials.configure(snapshot)
 
-    publisher = Publisher(shared, present, breakers, source, [configure])
+    publisher = Publisher(shared, present, breakers, source, [configure], trail)
     retirement = Retirement(shared, present, table, closer, publisher)
     runner = web.AppRunner(
         Admin(present, shared, table, closer, health, publisher, token=token).application(),
@@ -137,6 +165,10 @@ async def _serve(
     await asyncio.gather(runner.cleanup(), health.stop(), keeper.stop(), credentials.stop(), exchanges.stop())
     await fetcher.close()
     sweeper.stop()
+    if writer is not None and writing is not None:
+        # Last of all: the workers have ended, and whatever is done here has been.
+        writer.end()
+        await writing
     heart.stop()
     loop.remove_reader(lifeline.fileno())
 
@@ -147,6 +179,10 @@ async def _listen(
     if listener.family == socket.AF_UNIX:
         return await loop.create_unix_server(protocol, sock=listener)
     return await loop.create_server(protocol, sock=listener)
+
+
+def _nothing() -> None:
+    """There is no file to open anew."""
 
 
 class _Heart:

@@ -30,6 +30,7 @@ from shadowcat.proxy.wheel import TICK, Wheel
 from shadowcat.shm.shared import Shared
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.observers.audit import Audit
     from shadowcat.proxy.roster import Roster
     from shadowcat.proxy.upstreams.pool import Pool
 
@@ -66,6 +67,8 @@ class DataPlane:
         self.pools: Sequence[Pool] = ()
         """Of all upstreams, those included that were removed and still have sessions."""
         self.observers: tuple[Observer, ...] = ()
+        self.audit: Audit | None = None
+        """One of the observers, which is told of more than requests."""
         self.kinds = Kinds()
         self.sessions = Sessions(self, config.sessions, shared.sessions_for(process), shared.board)
         self.admission = Admission(self, shared, process, wall)

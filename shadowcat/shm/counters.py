@@ -162,6 +162,8 @@ FAMILIES: Final = (
     Family("detached_exchanges", Kind.GAUGE, "Exchanges that go on upstream after their client went away"),
     Family("mail_dropped_total", Kind.COUNTER, "Commands between processes that found their mailbox full"),
     Family("access_log_dropped_total", Kind.COUNTER, "Lines of the access log that could not be written"),
+    Family("audit_written_total", Kind.COUNTER, "Events that are in the audit file"),
+    Family("audit_dropped_total", Kind.COUNTER, "Events that the audit file will never have"),
 )
 
 BOUNDS: Final = (

@@ -15,12 +15,14 @@ vault       control, which alone reads it                   snapshots.py
 questions   per desk: its worker, and control               questions.py
 connections one block per process: that process             connections.py
 buckets     one page per process: that process              breakers.py
+rings       one per process: that process, and control      rings.py
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from shadowcat.config import seats
@@ -40,10 +42,12 @@ from shadowcat.shm.mailboxes import Mailboxes
 from shadowcat.shm.page import HEADER, Page
 from shadowcat.shm.questions import Questions
 from shadowcat.shm.region import PAGE, WORD, Plan, Region
+from shadowcat.shm.rings import Ring, Rings
 from shadowcat.shm.sessions import layout as session_layout
 from shadowcat.shm.sessions.owners import SECRET, Owners
 from shadowcat.shm.sessions.table import SessionTable
 from shadowcat.shm.snapshots import Snapshots, SnapshotTooLargeError
+from shadowcat.shm.trail import Trail
 
 _TEXT: Final = 64 * 1024
 _ROUTE_TEXT: Final = 4 * 1024
@@ -89,9 +93,11 @@ class Shared:
         "_cursors",
         "_pages",
         "_region",
+        "_rings",
         "_section",
         "_sessions",
         "affinity",
+        "audit",
         "board",
         "connections",
         "credentials",
@@ -123,9 +129,15 @@ class Shared:
         vault = Snapshots.plan(plan, _VAULT_TEXT)
         questions = Questions.plan(plan, config.workers)
         connections = Connections.plan(plan, config.max_upstreams, processes)
+        self.audit = audit = config.audit
+        rings = None if audit is None else Rings.plan(plan, processes - CONTROL, audit.capacity)
         self._section = config.sessions
         self._sessions = session_layout.plan(plan, config.sessions.capacity, processes)
         self._region = region = Region(plan.size)
+        self._rings: Rings | None = None
+        if audit is not None and rings is not None:
+            self._rings = Rings(region, rings, audit.capacity)
+            self._rings.begin(time.time_ns())
         self.host = HostFlags(region, host, config.workers)
         self._pages = tuple(Page(region.words(area.offset, words)) for area in pages)
         dropped = self.layout.cell("mail_dropped_total")
@@ -200,6 +212,20 @@ class Shared:
     def ejections_with(self, locks: Locks, process: int) -> Ejections:
         """The ejections of all routes for `process`, whose `locks` these are."""
         return Ejections(self.board, locks, process)
+
+    def rings(self) -> list[Ring]:
+        """The rings of all processes, for control, which writes the audit file; none without one."""
+        rings = self._rings
+        return [] if rings is None else [rings.ring(number) for number in range(self.processes - CONTROL)]
+
+    def trail_for(self, process: int, wall: Callable[[], float] = time.time) -> Trail | None:
+        """Where `process` records events; None if nobody does. `wall` tells seconds since 1970."""
+        if self._rings is None or self.audit is None:
+            return None
+        worker = process - _FIRST_WORKER if process >= _FIRST_WORKER else None
+        dropped = self.layout.cell("audit_dropped_total")
+        cells = self.page(process).cells
+        return Trail(self.audit, self._rings.ring(process - CONTROL), process, worker, wall, cells, dropped)
 
     def close(self) -> None:
         """Close the descriptors; the memory itself goes when the last process has ended."""

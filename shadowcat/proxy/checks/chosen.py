@@ -21,8 +21,10 @@ def checks_of(plane: DataPlane, route: Route, section: model.Route) -> Sequence[
     nothing is remembered of an older one.
     """
     checks: list[Check] = []
+    if plane.audit is not None and plane.audit.room is not None:
+        checks.append(plane.audit.room)
     if route.tools.hides_any:
         checks.append(HiddenTools(route.tools))
     if has_rules(section):
         checks.append(PolicyCheck(plane, route, section))
-    return checks
+    return tuple(checks)

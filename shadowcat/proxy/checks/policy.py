@@ -47,6 +47,7 @@ class PolicyCheck:
 
     __slots__ = (
         "_anybody",
+        "_audit",
         "_by_address",
         "_by_name",
         "_cells",
@@ -65,6 +66,7 @@ class PolicyCheck:
         """`section` has rules."""
         policy = section.policy
         assert policy is not None
+        self._audit = plane.audit
         self._cells = plane.cells
         self._clock = plane.clock
         self._route = route
@@ -106,7 +108,7 @@ class PolicyCheck:
         if len(messages) == 1 and (only := messages[0]) is not None and only.kind is _REQUEST:
             verdict = caller.verdicts.get((only.method, only.name) if self._by_name else only.method)
             if verdict is not None and verdict.allow and not self._by_address:
-                self._decided("allow", verdict, caller, exchange, only)
+                self._decided("allow", verdict, caller, exchange, client, only, session)
                 return None
         refused: Verdict | None = None
         scopes: dict[str, None] = {}
@@ -128,7 +130,7 @@ class PolicyCheck:
                 if refused is None or (refused.scopes and not verdict.scopes):
                     refused = verdict
                 scopes |= dict.fromkeys(verdict.scopes)
-            self._decided(decision, verdict, caller, exchange, envelope)
+            self._decided(decision, verdict, caller, exchange, client, envelope, session)
         return self._denial(refused, scopes, exchange) if refused is not None else None
 
     def _verdict(
@@ -186,10 +188,15 @@ class PolicyCheck:
         verdict: Verdict,
         caller: Caller,
         exchange: Exchange,
+        client: ClientConnection,
         envelope: Envelope | None,
+        session: Session | None,
     ) -> None:
         """Something was decided: tell whoever wants to know."""
         self._cells[self._numbers[decision]] += 1
+        if self._audit is not None and decision != "deny":  # That is told as a refusal.
+            outcome = "allowed" if decision == "allow" else "would_deny"
+            self._audit.decision(exchange, client, outcome, verdict.rule, message=envelope, session=session)
         if decision == "dry_run" and self._may_log():
             _log.warning(
                 "%s: without dry_run, %s of %s would be refused (rule %s%s); principal %s",
@@ -215,5 +222,6 @@ class PolicyCheck:
     def _denial(self, verdict: Verdict, scopes: dict[str, None], exchange: Exchange) -> Denial:
         access = self._route.access
         if verdict.scopes and access is not None:
-            return access.ask_for(tuple(scopes), exchange.template.base)
-        return Denial(Refusal.POLICY_DENIED, data={"rule": verdict.rule})
+            denial = access.ask_for(tuple(scopes), exchange.template.base)
+            return denial._replace(why=verdict.rule)
+        return Denial(Refusal.POLICY_DENIED, data={"rule": verdict.rule}, why=verdict.rule)

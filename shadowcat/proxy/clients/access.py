@@ -94,7 +94,7 @@ class Access:
         if refusal is Refusal.TOKEN_UNCHECKED:
             return Denial(refusal)
         url = metadata_url(self.resource_at(base))
-        return Denial(refusal, challenge(refusal, url, self.scopes, description))
+        return Denial(refusal, challenge(refusal, url, self.scopes, description), why=description)
 
     def ask_for(self, scopes: Sequence[str], base: str) -> Denial:
         """What a client that called `base` is told whose token is good, but for these scopes."""

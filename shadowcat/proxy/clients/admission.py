@@ -35,6 +35,7 @@ from shadowcat.shm.snapshots import SnapshotError
 
 if TYPE_CHECKING:
     from shadowcat.policy.asked import Caller
+    from shadowcat.proxy.clients.downstream import ClientConnection
     from shadowcat.proxy.clients.template import RequestTemplate
     from shadowcat.proxy.plane import DataPlane
     from shadowcat.proxy.route import Route
@@ -168,8 +169,8 @@ class Admission:
 
     # Requests.
 
-    def judge(self, template: RequestTemplate) -> Denial | Unknown | Lacking | None:
-        """Whether a request may begin; None: it may. Called for each request of a route with `auth`."""
+    def judge(self, template: RequestTemplate, client: ClientConnection) -> Denial | Unknown | Lacking | None:
+        """Whether a client's request may begin; None: it may. For each request of a route with `auth`."""
         route = template.route
         access = route.access if route is not None else None
         if access is None or access.forwards:
@@ -177,9 +178,11 @@ class Admission:
         admitted = template.admitted
         if admitted is not None and admitted.access is access and self._plane.clock() < admitted.until:
             return None
-        return self._look(template, access)
+        return self._look(template, client, access)
 
-    def _look(self, template: RequestTemplate, access: Access) -> Denial | Unknown | Lacking | None:
+    def _look(
+        self, template: RequestTemplate, client: ClientConnection, access: Access
+    ) -> Denial | Unknown | Lacking | None:
         token = template.token
         if isinstance(token, Fault):
             return access.deny(_FAULTS[token], template.base)
@@ -196,7 +199,7 @@ class Admission:
                 if denied is not None and denied.access is access and now < denied.until:
                     return access.deny(Refusal.TOKEN_INVALID, template.base, denied.description)
                 return found
-            admitted = self._admit(access, key, found)
+            admitted = self._admit(template, client, access, key, found)
         if not admitted.scopes.issuperset(access.scopes):
             return access.deny(Refusal.SCOPE_MISSING, template.base)
         if access.exchanging:
@@ -206,12 +209,21 @@ class Admission:
         template.admit(admitted)
         return None
 
-    def _admit(self, access: Access, key: bytes, identity: Identity) -> Admitted:
+    def _admit(
+        self,
+        template: RequestTemplate,
+        client: ClientConnection,
+        access: Access,
+        key: bytes,
+        identity: Identity,
+    ) -> Admitted:
         lasts = min(access.cache, identity.until - self._wall())
         now = self._plane.clock()
         admitted = Admitted(access, identity, now + lasts)
         carry_over(self._cache.get(key), admitted, now)
         self._cache.put(key, admitted)
+        if self._plane.audit is not None:
+            self._plane.audit.authenticated(template, client, admitted.principal)
         return admitted
 
     def _deny(self, access: Access, template: RequestTemplate, description: str) -> Denial:
@@ -228,6 +240,7 @@ class Admission:
         template: RequestTemplate,
         unknown: Unknown | Lacking,
         decided: Callable[[Denial | None], None],
+        client: ClientConnection,
     ) -> Waiter | Denial:
         """Ask control for what is unknown.
 
@@ -235,11 +248,12 @@ class Admission:
             template: Of the request.
             unknown: What `judge` said.
             decided: Called later, once, unless the waiter is cancelled: with None if the request may begin.
+            client: Whose request it is.
 
         Returns:
             The waiter; or why it makes no sense to wait.
         """
-        waiter = Waiter(self, template, unknown, decided)
+        waiter = Waiter(self, template, unknown, decided, client)
         if not self._enlist(waiter):
             return _unchecked(unknown)
         self._plane.wheel.set(waiter, self._plane.clock() + PATIENCE)
@@ -340,7 +354,7 @@ class Admission:
         unknown = waiter.unknown
         waiter.question = None
         if isinstance(unknown, Lacking):
-            verdict = self.judge(template)
+            verdict = self.judge(template, waiter.client)
             if outcome is Outcome.UNAVAILABLE and verdict is not None:
                 verdict = verdict if isinstance(verdict, Denial) else _unchecked(unknown)
             self._settle(waiter, verdict)
@@ -348,7 +362,7 @@ class Admission:
         if unknown.source is None and outcome is Outcome.DONE and access is not None:
             self._settle(waiter, self._introspected(access, waiter, unknown, text))
             return
-        verdict = self.judge(template)
+        verdict = self.judge(template, waiter.client)
         if not isinstance(verdict, Unknown):
             self._settle(waiter, verdict)
         elif outcome is not Outcome.DONE or verdict.missing or access is None:
@@ -367,7 +381,7 @@ class Admission:
             waiter.decide(_unchecked(verdict) if isinstance(verdict, Unknown) else verdict)
 
     def _try_again(self, waiter: Waiter) -> None:
-        verdict = self.judge(waiter.template)
+        verdict = self.judge(waiter.template, waiter.client)
         if not isinstance(verdict, Unknown):
             if waiter.question is not None:
                 waiter.question.forget(waiter)
@@ -386,8 +400,8 @@ class Admission:
             identity = access.verifier.accept(unknown.issuer, claims, self._wall())
         except TokenError as error:
             return self._deny(access, template, str(error))
-        self._admit(access, self._cache.key(access.scope, template.token), identity)
-        return self.judge(template)
+        self._admit(template, waiter.client, access, self._cache.key(access.scope, template.token), identity)
+        return self.judge(template, waiter.client)
 
     def give_up(self, waiter: Waiter) -> None:
         """A waiter's time is up."""

@@ -22,3 +22,5 @@ class Denial(NamedTuple):
     """The whole JSON-RPC answer, where that is not an error of the proxy's own."""
     retry_after: int | None = None
     """Seconds after which the client may try again, where that is known better than the table says."""
+    why: str = ""
+    """What operators are told in the audit file, and the client is not."""

@@ -240,7 +240,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         template = self._reader.template
         if stage is Stage.BODY and template is not None and template.halts:
             # Decided on the head, so that nobody is asked for a body that is not wanted.
-            denial = self._plane.admission.judge(template)
+            denial = self._plane.admission.judge(template, self)
             if isinstance(denial, Denial):
                 self._break_off(self._reader.broken(denial))
                 return
@@ -299,11 +299,11 @@ class ClientConnection(asyncio.Protocol, Timed):
             self._answer(OwnAnswer(denial, template, body, values))
             return True
         admission = self._plane.admission
-        verdict = admission.judge(template)
+        verdict = admission.judge(template, self)
         if verdict is None:
             return False
         decided = partial(self._decided, template, values, body)
-        found = verdict if isinstance(verdict, Denial) else admission.wait(template, verdict, decided)
+        found = verdict if isinstance(verdict, Denial) else admission.wait(template, verdict, decided, self)
         if isinstance(found, Denial):
             decided(found)
         else:

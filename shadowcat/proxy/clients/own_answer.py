@@ -95,11 +95,12 @@ class OwnAnswer(NamedTuple):
             envelope=self.envelope,
             upstream=exchange.upstream if exchange is not None else None,
             status=self.status,
-            refusal=self.denial.refusal if self.denial is not None else None,
+            denial=self.denial,
             complete=True,
             started=started,
             seconds=now - started,
             received=len(self.body),
             sent=sent,
             span=exchange.span if exchange is not None else None,
+            exchange=exchange,
         )

@@ -65,6 +65,7 @@ class RequestTemplate:
         "_retraced",
         "_written",
         "admitted",
+        "audit_note",
         "chunked",
         "cors",
         "document",
@@ -171,6 +172,8 @@ class RequestTemplate:
         self._resumeless: RequestTemplate | None = None
         self.note: object = None
         """What an observer found out about the head, to have it when the head comes again."""
+        self.audit_note: object = None
+        """The same of the audit."""
         versions = head.values(_VERSION)
         self.version = versions[0] if versions else None
         """MCP-Protocol-Version as received."""
@@ -290,7 +293,7 @@ class RequestTemplate:
         self._rendered = {}
         self._written = None
         self._retraced = self._resumeless = None
-        self.note = None
+        self.note = self.audit_note = None
 
     def mirrored(self, values: tuple[bytes, ...]) -> Mirrored:
         """The headers that repeat the body; `values` are those of the varying fields."""

@@ -14,13 +14,14 @@ from shadowcat.shm.questions import Ask
 
 if TYPE_CHECKING:
     from shadowcat.proxy.clients.admission import Admission
+    from shadowcat.proxy.clients.downstream import ClientConnection
     from shadowcat.proxy.clients.template import RequestTemplate
 
 
 class Waiter(Timed):
     """A request that waits for control."""
 
-    __slots__ = ("_admission", "_decided", "question", "template", "unknown")
+    __slots__ = ("_admission", "_decided", "client", "question", "template", "unknown")
 
     def __init__(
         self,
@@ -28,8 +29,10 @@ class Waiter(Timed):
         template: RequestTemplate,
         unknown: Unknown | Lacking,
         decided: Callable[[Denial | None], None],
+        client: ClientConnection,
     ) -> None:
         self.deadline = self.filed = inf
+        self.client = client
         self._admission = admission
         self.template = template
         self.unknown = unknown

@@ -177,6 +177,8 @@ class InitializeExchange(LockExchange):
             self._committed = True
             assert self._result.result is not None
             self.plane.sessions.commit(session, self._result.result)
+            if self.plane.audit is not None:
+                self.plane.audit.session_created(self, self._client, session)
 
     def end(self, rest: bytes) -> None:
         """Hand on the last part of the answer."""
