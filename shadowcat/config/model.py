@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from shadowcat.config.sections.auth import Algorithm, Auth, Introspection, Issuer
+from shadowcat.config.sections.auth import Algorithm, Auth, Introspection, Issuer, Login
 from shadowcat.config.sections.base import Positive, Section
 from shadowcat.config.sections.upstreams import (
     Balance,
@@ -42,6 +42,7 @@ __all__ = [
     "Introspection",
     "Issuer",
     "Log",
+    "Login",
     "Outlier",
     "Pool",
     "Positive",

@@ -12,6 +12,7 @@ import msgspec
 from shadowcat.config.access import auth_problems, authenticates
 from shadowcat.config.addresses import Address, parse_host, parse_listen
 from shadowcat.config.headers import FIELD_NAME, RESERVED, check_header
+from shadowcat.config.login import login_problems
 from shadowcat.config.model import Config, Health
 from shadowcat.config.structure import build
 from shadowcat.config.units import Duration, Size
@@ -272,6 +273,8 @@ def _routes(config: Config) -> Iterator[str]:
         yield from _hash_on(f"{path}.balance.hash_on", route.balance.hash_on)
         if route.auth is not None:
             yield from auth_problems(f"{path}.auth", route, config)
+            if route.auth.login is not None:
+                yield from login_problems(f"{path}.auth.login", route.auth, config)
         if route.health is not None:
             yield from _health(f"{path}.health", route.health)
         if route.breaker is not None:

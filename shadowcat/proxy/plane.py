@@ -12,6 +12,7 @@ from shadowcat.policy.forwarded import TrustedProxies
 from shadowcat.policy.guard import Guard
 from shadowcat.proxy.clients.admission import Admission
 from shadowcat.proxy.clients.downstream import ClientConnection
+from shadowcat.proxy.clients.pages import Pages
 from shadowcat.proxy.clients.request_heads import RequestHeads
 from shadowcat.proxy.exchanges.affinity import Affinity
 from shadowcat.proxy.exchanges.exchange import Exchange
@@ -67,6 +68,7 @@ class DataPlane:
         self.kinds = Kinds()
         self.sessions = Sessions(self, config.sessions, shared.sessions_for(process), shared.board)
         self.admission = Admission(self, shared, process, wall)
+        self.pages = Pages(self, shared, process)
         self.affinity = Affinity(self, shared.affinity)
         slots = shared.slots_for(process, self.sessions.table.locks)
         self.room = Room(loop, slots, shared.mail, process)
@@ -99,6 +101,7 @@ class DataPlane:
         }
         self.routes = routes
         self.admission.take_up(config, routes)
+        self.pages.configure(config)
         self.route_table = RouteTable(routes)
         self.pools = tuple(pools.values())
         self.sessions.pools = pools
@@ -180,6 +183,7 @@ class DataPlane:
     def answered(self) -> None:
         """Mail ANSWERED has come."""
         self.admission.look_for_answers()
+        self.pages.look_for_answers()
 
     def make_room(self, row: int) -> None:
         """Mail MAKE_ROOM has come."""
@@ -199,7 +203,7 @@ class DataPlane:
         heads = self._heads.get((loopback, trusted))
         if heads is None:
             guard = self._guards[loopback]
-            heads = RequestHeads(self.http, self.route_table, guard, self.kinds, trusted=trusted)
+            heads = RequestHeads(self.http, self.route_table, guard, self.kinds, self.pages, trusted=trusted)
             self._heads[loopback, trusted] = heads
         return heads
 
@@ -278,6 +282,7 @@ class DataPlane:
         if self.epoch[0] != self.known:
             self.refresh()
         self.admission.tick()
+        self.pages.look_for_answers()
         self.wheel.tick(now)
         self.room.tick(now)
         for pool in self.pools:

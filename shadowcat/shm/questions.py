@@ -1,4 +1,4 @@
-"""What workers have to ask the control process: for keys they lack, or what an issuer says of a token.
+"""What workers have to ask the control process: for keys they lack, what an issuer says of a token, logins.
 
 Every worker has some desks. A desk holds one question at a time, and its answer:
 
@@ -30,7 +30,8 @@ DESKS: Final = 16
 """Of each worker: so many questions may be open at a time."""
 QUESTION_LIMIT: Final = 10_240
 """Bytes: a token of 8 KiB, its issuer and its route."""
-ANSWER_LIMIT: Final = 4_096
+ANSWER_LIMIT: Final = 9_216
+"""Bytes: a token of 8 KiB, and what is known of it."""
 _LINE_WORDS: Final = LINE // WORD
 _DESK: Final = 2 * LINE + QUESTION_LIMIT + ANSWER_LIMIT
 _DESK_WORDS: Final = _DESK // WORD
@@ -48,6 +49,10 @@ class Ask(IntEnum):
     """That the keys of a source be fetched once more, from now on."""
     INTROSPECT = 2
     """What an issuer says of a token."""
+    LOGIN = 5
+    """Which token a browser's cookie stands for."""
+    PAGE = 6
+    """What a browser gets that logs in or out."""
 
 
 class Outcome(IntEnum):

@@ -34,6 +34,7 @@ from shadowcat.shm.cursors import Cursors
 from shadowcat.shm.ejections import Ejections
 from shadowcat.shm.host import HostFlags
 from shadowcat.shm.locks import Locks
+from shadowcat.shm.logins import Logins
 from shadowcat.shm.mailboxes import Mailboxes
 from shadowcat.shm.page import HEADER, Page
 from shadowcat.shm.questions import Questions
@@ -91,6 +92,7 @@ class Shared:
         "host",
         "keys",
         "layout",
+        "logins",
         "mail",
         "questions",
         "snapshot",
@@ -112,6 +114,7 @@ class Shared:
         affinity = AffinityTable.plan(plan)
         keys = Snapshots.plan(plan, _KEYS_TEXT)
         questions = Questions.plan(plan, config.workers)
+        logins = Logins.plan(plan)
         connections = Connections.plan(plan, config.max_upstreams, processes)
         self._section = config.sessions
         self._sessions = session_layout.plan(plan, config.sessions.capacity, processes)
@@ -126,6 +129,7 @@ class Shared:
         self.keys = Snapshots(region, keys, _KEYS_TEXT)
         """What control has fetched of issuers' keys (auth/keys.py); version 0 until then."""
         self.questions = Questions(region, questions, config.workers)
+        self.logins = Logins(region, logins)
         self.connections = Connections(region, connections, config.max_upstreams, processes)
         Owners.seed(region, self._sessions, os.urandom(SECRET))
 

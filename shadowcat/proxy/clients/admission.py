@@ -27,6 +27,7 @@ from shadowcat.config.model import Config
 from shadowcat.errors import Refusal
 from shadowcat.proxy.clients.access import Access
 from shadowcat.proxy.clients.denial import Denial
+from shadowcat.proxy.clients.logins import KnownLogins
 from shadowcat.proxy.wheel import Timed
 from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.questions import Ask, Outcome
@@ -142,6 +143,7 @@ class Admission:
         "_config",
         "_denied",
         "_keys",
+        "_logins",
         "_plane",
         "_process",
         "_questions",
@@ -160,6 +162,7 @@ class Admission:
         self._wall = wall
         secret = os.urandom(32)
         self._cache: TokenCache[Admitted] = TokenCache(secret)
+        self._logins = KnownLogins(shared.logins, secret, plane.clock)
         self._denied: TokenCache[_Denied] = TokenCache(secret, _MOST_DENIED)
         self._config: Config | None = None
         self._keys: dict[str, KeySet] = {}
@@ -221,11 +224,27 @@ class Admission:
         if access is None or access.forwards:
             return None
         admitted = template.admitted
-        if admitted is not None and admitted.access is access and self._plane.clock() < admitted.until:
+        if (
+            admitted is not None
+            and admitted.access is access
+            and self._plane.clock() < admitted.until
+            and template.login is None  # A login may be over at any moment.
+        ):
             return None
         return self._look(template, access)
 
     def _look(self, template: RequestTemplate, access: Access) -> Denial | Unknown | None:
+        if template.login is not None and access.login is not None:
+            try:
+                found = self._logins.find(access.scope, template.login)
+            except TokenError as error:
+                return access.deny(Refusal.TOKEN_INVALID, template.base, str(error))
+            if found is None:
+                return access.login.unknown
+            template.token = found
+        return self._look_at_token(template, access)
+
+    def _look_at_token(self, template: RequestTemplate, access: Access) -> Denial | Unknown | None:
         token = template.token
         if isinstance(token, Fault):
             return access.deny(_FAULTS[token], template.base)
@@ -288,11 +307,15 @@ class Admission:
         route, token = template.route, template.token
         assert route is not None
         assert route.access is not None
-        assert isinstance(token, bytes)
-        if unknown.source is not None:
+        if unknown.login:
+            assert template.login is not None
+            kind, text = Ask.LOGIN, msgspec.msgpack.encode((route.name, template.login))
+            about: object = template.login
+        elif unknown.source is not None:
             kind, text = Ask.KEYS, unknown.source.encode()
-            about: object = unknown.source
+            about = unknown.source
         else:
+            assert isinstance(token, bytes)
             kind = Ask.INTROSPECT
             text = msgspec.msgpack.encode((route.name, unknown.issuer.issuer, token))
             about = self._cache.key(route.access.scope, token)
@@ -339,6 +362,9 @@ class Admission:
         template = waiter.template
         route = template.route
         access = route.access if route is not None else None
+        if waiter.unknown.login:
+            self._told(waiter, access, outcome, text)
+            return
         if waiter.unknown.source is None and outcome is Outcome.DONE and access is not None:
             waiter.decide(self._introspected(access, waiter, text))
             return
@@ -350,6 +376,25 @@ class Admission:
         elif not again:
             waiter.decide(self._deny(access, template, "the token's key is not known"))
         elif not self._enlist(waiter, again=True):
+            waiter.decide(_unchecked())
+
+    def _told(self, waiter: Waiter, access: Access | None, outcome: Outcome, text: bytes) -> None:
+        """Control has said which token a cookie stands for; to judge that one may take another question."""
+        template = waiter.template
+        if outcome is not Outcome.DONE or access is None or template.login is None:
+            waiter.decide(_unchecked())
+            return
+        try:
+            self._logins.learn(access.scope, template.login, text)
+        except TokenError as error:
+            waiter.decide(access.deny(Refusal.TOKEN_INVALID, template.base, str(error)))
+            return
+        verdict = self.judge(template)
+        if not isinstance(verdict, Unknown):
+            waiter.decide(verdict)
+            return
+        waiter.unknown = verdict
+        if not self._enlist(waiter):
             waiter.decide(_unchecked())
 
     def _try_again(self, waiter: Waiter) -> None:

@@ -1,0 +1,33 @@
+"""Which pages of its own the proxy has on the public listener. Pure."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from shadowcat.config.login import PREFIX, login_routes
+
+if TYPE_CHECKING:
+    from shadowcat.config.model import Config
+
+
+class PageKind(IntEnum):
+    """What a page is for."""
+
+    LOGIN = 1
+    CALLBACK = 2
+    LOGOUT = 3
+
+
+_ALL: Final = tuple(PageKind)
+
+
+def page_paths(config: Config) -> dict[bytes, PageKind]:
+    """The page at each path; none where nobody logs in.
+
+    A proxy in front may cut something off the path of the public URL, or not.
+    """
+    kinds = _ALL if login_routes(config) else ()
+    before = urlsplit(config.public_url or "").path.rstrip("/")
+    return {f"{start}{PREFIX}/{kind.name.lower()}".encode(): kind for kind in kinds for start in {"", before}}
