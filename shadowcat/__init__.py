@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from shadowcat.config.load import dump, load_config
     from shadowcat.config.model import (
         AccessLog,
+        Assertion,
         Auth,
         Balance,
         Breaker,
+        ClientCredentials,
         Config,
         Credential,
         Health,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
         Sessions,
         Timeouts,
         Tls,
+        TokenExchange,
         Upstream,
     )
     from shadowcat.config.units import Duration, Size
@@ -53,9 +56,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AccessLog",
+    "Assertion",
     "Auth",
     "Balance",
     "Breaker",
+    "ClientCredentials",
     "Config",
     "ConfigError",
     "Credential",
@@ -75,6 +80,7 @@ __all__ = [
     "StartError",
     "Timeouts",
     "Tls",
+    "TokenExchange",
     "Upstream",
     "__version__",
     "dump",

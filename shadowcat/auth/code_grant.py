@@ -30,10 +30,8 @@ class Server(NamedTuple):
     """What the metadata of an authorization server say, as far as this grant needs it."""
 
     authorization_endpoint: str
-    token_endpoint: str
     names_itself: bool
     """Whether its answers carry `iss` (RFC 9207 section 3): one without it is not its own, then."""
-    revocation_endpoint: str | None = None
 
 
 class Answer(NamedTuple):
@@ -55,25 +53,16 @@ def read_server(document: Any) -> Server:
     if not isinstance(methods, list) or "S256" not in methods:
         # MCP authorization: without it nobody can tell whether the server looks at the challenge at all.
         raise GrantError("the authorization server does not support PKCE with S256")
-    endpoints = {}
-    for name in ("authorization_endpoint", "token_endpoint"):
-        url = document.get(name)
-        try:
-            check_issuer_url(str(url).partition("?")[0] if name == "authorization_endpoint" else str(url))
-        except ValueError:
-            raise GrantError(f"the authorization server names no {name} that can be used") from None
-        endpoints[name] = str(url)
-    revocation = document.get("revocation_endpoint")
+    endpoint = document.get("authorization_endpoint")
     try:
-        check_issuer_url(str(revocation))
+        # It may have a query (RFC 6749 section 3.1). What becomes a header's value is visible ASCII.
+        check_issuer_url(str(endpoint).partition("?")[0])
+        str(endpoint).encode("ascii")
     except ValueError:
-        revocation = None
-    return Server(
-        endpoints["authorization_endpoint"],
-        endpoints["token_endpoint"],
-        document.get("authorization_response_iss_parameter_supported") is True,
-        revocation,
-    )
+        endpoint = None
+    if not isinstance(endpoint, str) or not endpoint.isprintable() or " " in endpoint:
+        raise GrantError("the authorization server names no authorization_endpoint that can be used")
+    return Server(endpoint, document.get("authorization_response_iss_parameter_supported") is True)
 
 
 def challenge_of(verifier: str) -> str:

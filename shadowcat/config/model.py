@@ -14,10 +14,16 @@ from msgspec import Meta, field
 
 from shadowcat.config.sections.auth import Algorithm, Auth, Introspection, Issuer, Login
 from shadowcat.config.sections.base import Positive, Section
+from shadowcat.config.sections.credentials import (
+    Assertion,
+    ClientCredentials,
+    Credential,
+    OAuthClient,
+    TokenExchange,
+)
 from shadowcat.config.sections.upstreams import (
     Balance,
     Breaker,
-    Credential,
     Health,
     Outlier,
     Pool,
@@ -32,9 +38,11 @@ from shadowcat.config.units import Duration, Size
 __all__ = [
     "AccessLog",
     "Algorithm",
+    "Assertion",
     "Auth",
     "Balance",
     "Breaker",
+    "ClientCredentials",
     "Config",
     "Credential",
     "Health",
@@ -43,6 +51,7 @@ __all__ = [
     "Issuer",
     "Log",
     "Login",
+    "OAuthClient",
     "Outlier",
     "Pool",
     "Positive",
@@ -53,6 +62,7 @@ __all__ = [
     "StrategyName",
     "Timeouts",
     "Tls",
+    "TokenExchange",
     "Upstream",
 ]
 

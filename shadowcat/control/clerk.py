@@ -10,6 +10,8 @@ import msgspec
 from shadowcat.config.model import Issuer
 from shadowcat.control.fetch import Fetcher, FetchError
 from shadowcat.control.keys import KeyKeeper
+from shadowcat.control.login_pages import LoginPages
+from shadowcat.control.logins import Logins
 from shadowcat.control.present import Present
 from shadowcat.log import LOGGER
 from shadowcat.shm.mailboxes import Mail
@@ -23,17 +25,29 @@ _TOLD: Final = ("active", "iss", "sub", "client_id", "scope", "aud", "exp", "nbf
 
 _read_token = msgspec.msgpack.Decoder(tuple[str, str, bytes]).decode
 """Route, issuer, token."""
+_read_login = msgspec.msgpack.Decoder(tuple[str, bytes]).decode
+"""Route, cookie."""
 
 
 class Clerk:
     """Takes questions from all desks, and puts the answers there."""
 
-    def __init__(self, shared: Shared, present: Present, keeper: KeyKeeper, fetcher: Fetcher) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        present: Present,
+        keeper: KeyKeeper,
+        fetcher: Fetcher,
+        logins: Logins,
+        pages: LoginPages,
+    ) -> None:
         """`run` begins."""
         self._shared = shared
         self._present = present
         self._keeper = keeper
         self._fetcher = fetcher
+        self._logins = logins
+        self._pages = pages
         self._open: dict[tuple[int, int, int], asyncio.Task[None]] = {}
         """By worker, desk and number of the question."""
 
@@ -68,6 +82,13 @@ class Clerk:
             if question.kind is Ask.KEYS:
                 if await self._keeper.renew(question.text.decode()):
                     outcome = Outcome.DONE
+            elif question.kind is Ask.LOGIN:
+                path, cookie = _read_login(question.text)
+                text = msgspec.msgpack.encode(await self._logins.token(path, cookie))
+                outcome = Outcome.DONE
+            elif question.kind is Ask.PAGE:
+                text = msgspec.msgpack.encode(await self._pages.answer(question.text))
+                outcome = Outcome.DONE
             else:
                 text = msgspec.msgpack.encode(await self._introspect(question.text))
                 outcome = Outcome.DONE

@@ -17,9 +17,14 @@ from shadowcat.config.model import Config
 from shadowcat.config.seats import Snapshot
 from shadowcat.control.clerk import Clerk
 from shadowcat.control.closer import Closer
+from shadowcat.control.examiner import Examiner
 from shadowcat.control.fetch import Fetcher
+from shadowcat.control.grants import Grants
 from shadowcat.control.health import HealthChecker
 from shadowcat.control.keys import KeyKeeper
+from shadowcat.control.login_pages import LoginPages
+from shadowcat.control.logins import Logins
+from shadowcat.control.oauth import TokenClient
 from shadowcat.control.outliers import Outliers
 from shadowcat.control.present import Present
 from shadowcat.control.publisher import Publisher
@@ -28,6 +33,7 @@ from shadowcat.control.reloads import Reloads
 from shadowcat.control.retirement import Retirement
 from shadowcat.control.server import Admin
 from shadowcat.control.sweeper import Sweeper
+from shadowcat.control.vault import Vault
 from shadowcat.shm.page import Page, State
 from shadowcat.shm.shared import CONTROL, Lifeline, Shared
 
@@ -81,6 +87,9 @@ async def _serve(
     health = HealthChecker(shared)
     fetcher = Fetcher()
     keeper = KeyKeeper(shared, fetcher)
+    vault = Vault(shared.vault)
+    grants = Grants(vault, fetcher, TokenClient(fetcher))
+    logins = Logins(shared, vault, grants)
     breakers = shared.breakers_with(table.locks, CONTROL)
     outliers = Outliers(shared, shared.ejections_with(table.locks, CONTROL))
 
@@ -89,6 +98,7 @@ async def _serve(
         outliers.configure(snapshot)
         table.configure(snapshot.config.sessions)
         keeper.configure(snapshot)
+        logins.configure(snapshot)
 
     publisher = Publisher(shared, present, breakers, source, [configure])
     retirement = Retirement(shared, present, table, closer, publisher)
@@ -106,7 +116,8 @@ async def _serve(
     sweeper = Sweeper(table, closer, Recounter(shared.sessions_for(CONTROL), loop).start)
     sweeper.start(loop)
     configure(present.snapshot)
-    clerk = Clerk(shared, present, keeper, fetcher)
+    pages = LoginPages(present, grants, logins, Examiner(keeper, fetcher))
+    clerk = Clerk(shared, present, keeper, fetcher, logins, pages)
     reloads = Reloads(shared, publisher)
     loop.add_signal_handler(signal.SIGHUP, reloads.wake)
     work = retirement.run(), reloads.run(), outliers.run(), clerk.run()
@@ -119,7 +130,7 @@ async def _serve(
         server.close()
     for task in tasks:
         task.cancel()
-    await asyncio.gather(runner.cleanup(), health.stop(), keeper.stop())
+    await asyncio.gather(runner.cleanup(), health.stop(), keeper.stop(), logins.stop())
     await fetcher.close()
     sweeper.stop()
     heart.stop()

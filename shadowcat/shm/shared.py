@@ -10,6 +10,8 @@ snapshot    control                                         snapshots.py
 cursors     any worker, under the lock of a route           cursors.py
 affinity    any worker                                      affinity.py
 keys        control                                         snapshots.py
+credentials control                                         snapshots.py
+vault       control, which alone reads it                   snapshots.py
 questions   per desk: its worker, and control               questions.py
 connections one block per process: that process             connections.py
 buckets     one page per process: that process              breakers.py
@@ -50,6 +52,10 @@ _UPSTREAM_TEXT: Final = 2 * 1024
 """Bytes of the configuration's text in shared memory."""
 _KEYS_TEXT: Final = 1024 * 1024
 """Bytes of all issuers' keys: some thousands."""
+_CREDENTIALS_TEXT: Final = 1024 * 1024
+"""Bytes of what is presented to upstreams: a hundred of the longest tokens, a thousand usual ones."""
+_VAULT_TEXT: Final = 1024 * 1024
+"""Bytes of what control keeps for its successors."""
 SUPERVISOR: Final = 0
 CONTROL: Final = 1
 _FIRST_WORKER: Final = 2
@@ -89,6 +95,7 @@ class Shared:
         "affinity",
         "board",
         "connections",
+        "credentials",
         "host",
         "keys",
         "layout",
@@ -96,6 +103,7 @@ class Shared:
         "mail",
         "questions",
         "snapshot",
+        "vault",
     )
 
     def __init__(self, config: Config) -> None:
@@ -113,6 +121,8 @@ class Shared:
         self._cursors = Cursors.plan(plan, config.max_routes)
         affinity = AffinityTable.plan(plan)
         keys = Snapshots.plan(plan, _KEYS_TEXT)
+        credentials = Snapshots.plan(plan, _CREDENTIALS_TEXT)
+        vault = Snapshots.plan(plan, _VAULT_TEXT)
         questions = Questions.plan(plan, config.workers)
         logins = Logins.plan(plan)
         connections = Connections.plan(plan, config.max_upstreams, processes)
@@ -128,6 +138,10 @@ class Shared:
         self.affinity = AffinityTable(region, affinity, os.urandom(AFFINITY_SECRET))
         self.keys = Snapshots(region, keys, _KEYS_TEXT)
         """What control has fetched of issuers' keys (auth/keys.py); version 0 until then."""
+        self.credentials = Snapshots(region, credentials, _CREDENTIALS_TEXT)
+        """What upstreams are presented with, where it was fetched (auth/held.py); version 0 until then."""
+        self.vault = Snapshots(region, vault, _VAULT_TEXT)
+        """What control must not lose when it dies (control/vault.py); version 0: nothing."""
         self.questions = Questions(region, questions, config.workers)
         self.logins = Logins(region, logins)
         self.connections = Connections(region, connections, config.max_upstreams, processes)

@@ -60,7 +60,7 @@ class Issuer(Section, frozen=True, kw_only=True):
 
 
 class Login(Section, frozen=True, kw_only=True):
-    """Logging in with a browser: the proxy is the OAuth client and keeps the tokens, the browser has a cookie.
+    """Logging in with a browser: the proxy is the OAuth client and keeps the tokens; browsers get a cookie.
 
     At /.shadowcat/login, /.shadowcat/callback and /.shadowcat/logout of the public listener.
     """
