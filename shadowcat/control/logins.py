@@ -14,7 +14,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -45,6 +45,15 @@ class Login(msgspec.Struct, frozen=True):
     """Of its cookie, which itself is not kept."""
     ends_ns: int
     granted: Granted
+
+
+class Told(NamedTuple):
+    """What a worker is told of a login, as LoginToken has it."""
+
+    stamp: int
+    token: bytes
+    seconds: float
+    """For which the token may be used."""
 
 
 class LoginsFullError(VaultFullError):
@@ -114,11 +123,11 @@ class Logins:
         self._end(key)
         return login.granted
 
-    async def token(self, path: str, cookie: bytes) -> tuple[int, str, float] | None:
+    async def token(self, path: str, cookie: bytes) -> Told | None:
         """Which token a cookie stands for at a route.
 
         Returns:
-            The login's stamp, the token, and for how many seconds it may be used; None if the login is over.
+            None if the login is over.
 
         Raises:
             FetchError: The token has to be renewed first, and cannot be.
@@ -153,7 +162,7 @@ class Logins:
         seconds = min(due, login.ends_ns) - now
         if login.granted.refresh_token is not None and now >= login.granted.renew_ns:
             seconds = min(seconds, int(_PAUSE * _NS))
-        return stamp, login.granted.token, seconds / _NS
+        return Told(stamp, login.granted.token.encode(), seconds / _NS)
 
     async def stop(self) -> None:
         """Renew no more."""
