@@ -62,8 +62,9 @@ class Granted(msgspec.Struct, frozen=True):
     issuer: str
     client_id: str
     token: str
-    until_ns: int
+    granted_ns: int
     """CLOCK_MONOTONIC, as all of these."""
+    until_ns: int
     renew_ns: int
     refresh_token: str | None
 
@@ -214,6 +215,7 @@ class Grants:
             client.issuer or "",
             client.client_id,
             response.access_token,
+            now,
             now + int(response.lifetime * _NS),
             now + int(response.lifetime * RENEW_AT * _NS),
             response.refresh_token or before,
