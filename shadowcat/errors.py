@@ -88,6 +88,10 @@ class Refusal(Enum):
     SCOPE_MISSING = _Row(403, 403, False, "the token does not allow this", "RFC 6750 3.1")
     TOKEN_UNCHECKED = _Row(503, _INTERNAL, False, "tokens cannot be checked now", "RFC 9110 15.6.4", None, 2)
     LOGIN_UNAVAILABLE = _Row(503, _INTERNAL, False, "nobody can log in now", "RFC 9110 15.6.4", None, 5)
+    EXCHANGE_REFUSED = _Row(403, 403, False, "no token for the upstream is given for it", "RFC 8693 2.2.2")
+    CREDENTIAL_MISSING = _Row(
+        503, _INTERNAL, False, "no credential for the upstream can be had now", "RFC 9110 15.6.4", None, 2
+    )
     CHARSET = _Row(415, _INVALID, False, "JSON is UTF-8; no other charset is accepted", "RFC 8259 8.1")
     # Body: JSON-RPC that the next parser could read in another way, or that nobody can read.
     NOT_JSON = _Row(400, PARSE_ERROR, False, "the body is not JSON in UTF-8", "JSON-RPC 2.0 5.1")

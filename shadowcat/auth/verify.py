@@ -22,6 +22,10 @@ class Identity(NamedTuple):
     scopes: frozenset[str]
     until: float
     """The token's end, in seconds since 1970, leeway included."""
+    issuer: str = ""
+    client: str = ""
+    """Empty if the token does not say."""
+    subject: str = ""
 
 
 class Unknown(NamedTuple):
@@ -162,4 +166,7 @@ class Verifier:
         client = claims.get("client_id", claims.get("azp", ""))
         if not isinstance(subject, str) or not subject or not isinstance(client, str):
             raise TokenError("the token does not say whose it is")
-        return Identity(principal_text(issuer.section.issuer, client, subject), scopes_of(claims), until)
+        name = issuer.section.issuer
+        return Identity(
+            principal_text(name, client, subject), scopes_of(claims), until, name, client, subject
+        )

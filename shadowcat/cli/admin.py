@@ -122,13 +122,15 @@ def get(address: Address, path: str, member: str) -> Document:
     return answer.document
 
 
-def change(address: Address, path: str, method: str, body: Document | None = None) -> Document:
+def change(
+    address: Address, path: str, method: str, body: Document | None = None, *, member: str = "version"
+) -> Document:
     """What has become of a change of the configuration; see `ask`.
 
     Raises:
         click.ClickException: It was refused, and why.
     """
-    answer = ask(address, path, "version", method, body)
+    answer = ask(address, path, member, method, body)
     if answer.status != 200:
         raise click.ClickException(
             answer.document.get("detail", f"{address} answered {answer.status} {answer.reason}")

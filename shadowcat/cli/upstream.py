@@ -79,6 +79,18 @@ def disable(address: Address, route: str | None, name: str, as_json: bool) -> No
 
 @upstream.command()
 @_options
+@click.argument("name")
+def login(address: Address, route: str | None, name: str, as_json: bool) -> None:
+    """Print where to log in for upstream NAME, whose credential is `authorization_code`."""
+    found = change(address, f"{_PATH}/login{_query(route, name)}", "POST", member="url")
+    if as_json:
+        report(found, as_json=True)
+    else:
+        click.echo(f"Open this address in a browser within 10 minutes:\n\n{found['url']}")
+
+
+@upstream.command()
+@_options
 @click.option(
     "--deadline",
     metavar="DURATION",
@@ -160,7 +172,7 @@ def _keys(file: typing.BinaryIO) -> Document:
 
 
 def _render(rows: list[Document]) -> Table:
-    shown = table("Upstreams", "route", "weight", "state", "era", "credential", "url")
+    shown = table("Upstreams", "route", "weight", "state", "era", "credential", "login", "url")
     for row in rows:
         shown.add_row(
             row["name"],
@@ -169,6 +181,7 @@ def _render(rows: list[Document]) -> Table:
             "enabled" if row["enabled"] else "disabled",
             row["era"],
             ", ".join(row["credential_headers"]) or "-",
+            row.get("login") or "-",
             row["url"],
         )
     return shown

@@ -35,6 +35,18 @@ def redirect_uri(config: Config) -> str:
     return (config.public_url or "").rstrip("/") + CALLBACK
 
 
+def callback_problems(path: str, config: Config) -> Iterator[str]:
+    """What keeps browsers from being sent back here, as ``path: what is wrong``."""
+    if config.public_url is None:
+        yield f"{path}: issuers send browsers back to public_url{CALLBACK}: set public_url"
+        return
+    try:
+        check_issuer_url(config.public_url)
+    except ValueError as error:
+        # Cookies and codes would travel in the open.
+        yield f"{path}: public_url {error}"
+
+
 def login_problems(path: str, auth: Auth, config: Config) -> Iterator[str]:
     """Every problem of a `login` section, as ``path: what is wrong``."""
     login = auth.login
@@ -42,14 +54,7 @@ def login_problems(path: str, auth: Auth, config: Config) -> Iterator[str]:
     if auth.mode != "resource":
         yield f"{path}: with passthrough the proxy verifies no tokens, so nobody can log in here: remove it"
         return
-    if config.public_url is None:
-        yield f"{path}: issuers send browsers back to public_url{CALLBACK}: set public_url"
-    else:
-        try:
-            check_issuer_url(config.public_url)
-        except ValueError as error:
-            # Cookies and codes would travel in the open.
-            yield f"{path}: public_url {error}"
+    yield from callback_problems(path, config)
     known = [each.issuer for each in auth.issuers]
     if login.issuer not in known:
         yield f"{path}.issuer: its tokens are not accepted here: write one of {', '.join(known)}"

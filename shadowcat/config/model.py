@@ -16,6 +16,7 @@ from shadowcat.config.sections.auth import Algorithm, Auth, Introspection, Issue
 from shadowcat.config.sections.base import Positive, Section
 from shadowcat.config.sections.credentials import (
     Assertion,
+    AuthorizationCode,
     ClientCredentials,
     Credential,
     OAuthClient,
@@ -40,6 +41,7 @@ __all__ = [
     "Algorithm",
     "Assertion",
     "Auth",
+    "AuthorizationCode",
     "Balance",
     "Breaker",
     "ClientCredentials",

@@ -11,7 +11,8 @@ import msgspec
 
 from shadowcat.config.access import auth_problems, authenticates
 from shadowcat.config.addresses import Address, parse_host, parse_listen
-from shadowcat.config.headers import FIELD_NAME, RESERVED, check_header
+from shadowcat.config.credentials import credential_problems
+from shadowcat.config.headers import FIELD_NAME, RESERVED
 from shadowcat.config.login import login_problems
 from shadowcat.config.model import Config, Health
 from shadowcat.config.structure import build
@@ -22,7 +23,7 @@ from shadowcat.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from shadowcat.config.model import Breaker, Outlier, Upstream
+    from shadowcat.config.model import Breaker, Outlier, Route, Upstream
 
 MAY_BE_ZERO: Final = frozenset({"drain_timeout", "idle_timeout", "queue_timeout", "detached", "leeway"})
 """Durations where 0 has a meaning: at once, or not at all. Elsewhere it would refuse every request."""
@@ -284,7 +285,7 @@ def _routes(config: Config) -> Iterator[str]:
         names: dict[str, str] = {}
         for j, upstream in enumerate(route.upstreams):
             where = f"{path}.upstreams[{j}]"
-            problems = list(_upstream(where, upstream))
+            problems = list(_upstream(where, route, upstream, config))
             yield from problems
             if not problems:
                 name = upstream_name(upstream)
@@ -364,7 +365,7 @@ def _route_path(path: str, value: str) -> Iterator[str]:
             yield f"{path}: {error}"
 
 
-def _upstream(path: str, upstream: Upstream) -> Iterator[str]:
+def _upstream(path: str, route: Route, upstream: Upstream, config: Config) -> Iterator[str]:
     if not upstream.name.isprintable() or len(upstream.name) > 128:
         yield f"{path}.name: use at most 128 printable characters"
     scheme = None
@@ -383,12 +384,4 @@ def _upstream(path: str, upstream: Upstream) -> Iterator[str]:
             except ValueError as error:
                 yield f"{path}.tls.server_name: {error}"
     if upstream.credential is not None:
-        names: set[str] = set()
-        for name, value in upstream.credential.headers.items():
-            try:
-                check_header(name, value)
-            except ValueError as error:
-                yield f"{path}.credential.headers.{name}: {error}"
-            if name.lower() in names:
-                yield f"{path}.credential.headers.{name}: stands twice, names differ in more than letter case"
-            names.add(name.lower())
+        yield from credential_problems(f"{path}.credential", route, upstream, config)

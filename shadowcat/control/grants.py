@@ -237,16 +237,16 @@ def login_client(config: Config, route: Route) -> OAuthClient:
         issuer=login.issuer,
         client_id=login.client_id,
         client_secret=login.client_secret or "",
-        # Without a secret the form has the client's id alone, as that of a public client.
-        auth_method="basic" if login.client_secret else "post",
         scopes=login.scopes or route.auth.scopes,
         resource=resource_of(config, route),
     )
 
 
 def _plain(client: OAuthClient) -> OAuthClient:
-    """Scopes were approved; a token request does not name them again."""
-    return msgspec.structs.replace(client, scopes=[])
+    """As token requests have it: what was approved is not named again, and a public client has no secret."""
+    return msgspec.structs.replace(
+        client, scopes=[], auth_method=client.auth_method if client.client_secret else "post"
+    )
 
 
 def _digest(text: str) -> str:

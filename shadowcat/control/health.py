@@ -17,9 +17,12 @@ from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
+from shadowcat.auth.held import place
 from shadowcat.config import model
+from shadowcat.config.credentials import fetched
 from shadowcat.config.seats import Seat, Snapshot
 from shadowcat.config.urls import upstream_name
+from shadowcat.control.credentials import present_fields
 from shadowcat.control.probes import Finding, Probe
 from shadowcat.errors import StartError
 from shadowcat.log import LOGGER
@@ -167,8 +170,20 @@ class _Check:
     """The checks of one upstream."""
 
     __slots__ = (
-        "_board", "_cells", "_chance", "_checks", "_clock", "_failures", "_found_out_at", "_probe", "cause",
-        "interval", "name", "subject", "task",
+        "_board",
+        "_cells",
+        "_chance",
+        "_checks",
+        "_clock",
+        "_failures",
+        "_found_out_at",
+        "_probe",
+        "_shared",
+        "cause",
+        "interval",
+        "name",
+        "subject",
+        "task",
     )  # fmt: skip
 
     def __init__(
@@ -180,6 +195,7 @@ class _Check:
         self.cause = ""
         """Why the last one failed."""
         self.task: asyncio.Task[None] | None = None
+        self._shared = shared
         self._board = shared.board
         self._cells = shared.page(CONTROL).cells
         self._checks = shared.layout.cell("health_checks_total", subject.row)
@@ -189,6 +205,12 @@ class _Check:
         self._probe: Probe | None = None
         self._found_out_at: int | None = None
         """When the upstream's eras were found out; None: to be done with the next check."""
+
+    def _credential(self) -> dict[str, str]:
+        subject = self.subject
+        if fetched(subject.upstream) is None:
+            return {}
+        return present_fields(self._shared, place(subject.row, subject.generation), self._clock())
 
     async def run(self, gate: asyncio.Semaphore, word: int) -> None:
         """Check over and over, until cancelled.
@@ -205,7 +227,7 @@ class _Check:
                 try:
                     if self._probe is None:
                         # Not before: reading the system's certificates takes 20 ms.
-                        self._probe = Probe(self.subject.section, self.subject.upstream)
+                        self._probe = Probe(self.subject.section, self.subject.upstream, self._credential)
                     self._note(await self._probe.run(self._eras()))
                 except (OSError, StartError) as error:
                     # Of this host: it says nothing about the upstream, which keeps its state for a while.

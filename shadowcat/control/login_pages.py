@@ -13,11 +13,13 @@ from shadowcat.auth.tokens import TokenError
 from shadowcat.config.login import login_of, login_routes
 from shadowcat.config.model import Config, Route
 from shadowcat.config.pages import PageKind
+from shadowcat.control.credentials import CredentialKeeper
 from shadowcat.control.examiner import Examiner
 from shadowcat.control.fetch import FetchError
 from shadowcat.control.grants import PENDING, Granted, Grants, Returned, login_client
 from shadowcat.control.logins import Logins
 from shadowcat.control.present import Present
+from shadowcat.control.upstream_grants import UpstreamGrants
 from shadowcat.control.vault import VaultFullError
 from shadowcat.log import LOGGER
 
@@ -43,20 +45,42 @@ class Said(NamedTuple):
 
 
 _read: Final = msgspec.msgpack.Decoder(Asked).decode
+_read_login: Final = msgspec.msgpack.Decoder(tuple[str, bytes]).decode
+"""Route, cookie."""
 
 
 class LoginPages:
     """Answers browsers."""
 
-    def __init__(self, present: Present, grants: Grants, logins: Logins, examiner: Examiner) -> None:
+    def __init__(
+        self,
+        present: Present,
+        grants: Grants,
+        logins: Logins,
+        examiner: Examiner,
+        upstreams: UpstreamGrants,
+        credentials: CredentialKeeper,
+    ) -> None:
         self._present = present
         self._grants = grants
         self._logins = logins
         self._examiner = examiner
+        self._upstreams = upstreams
+        self._credentials = credentials
 
-    async def answer(self, text: bytes) -> Said:
-        """Answer one request."""
-        asked = _read(text)
+    async def token(self, text: bytes) -> bytes:
+        """Which token a cookie stands for, as a worker asks and hears it.
+
+        Raises:
+            FetchError: The token has to be renewed first, and cannot be.
+        """
+        return msgspec.msgpack.encode(await self._logins.token(*_read_login(text)))
+
+    async def answer(self, text: bytes) -> bytes:
+        """What a browser gets, as a worker asks and hears it."""
+        return msgspec.msgpack.encode(await self._say(_read(text)))
+
+    async def _say(self, asked: Asked) -> Said:
         config = self._present.snapshot.config
         try:
             if asked.kind is PageKind.LOGIN:
@@ -93,6 +117,9 @@ class LoginPages:
 
     async def _callback(self, config: Config, asked: Asked) -> Said:
         returned = self._grants.take(asked.query, asked.browser.decode() if asked.browser else "")
+        if returned.pending.upstream is not None:
+            self._credentials.wake(await self._upstreams.finish(config, returned))
+            return Said(200, [], "Shadowcat has what it needs for this upstream. You can close this page.\n")
         return await self._log_in(config, asked, returned)
 
     async def _log_in(self, config: Config, asked: Asked, returned: Returned) -> Said:

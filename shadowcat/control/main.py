@@ -13,18 +13,20 @@ from typing import Final
 import uvloop
 from aiohttp import web
 
-from shadowcat.config.model import Config
+from shadowcat.config.model import AuthorizationCode, Config, OAuthClient
 from shadowcat.config.seats import Snapshot
 from shadowcat.control.clerk import Clerk
 from shadowcat.control.closer import Closer
+from shadowcat.control.credentials import CredentialKeeper
 from shadowcat.control.examiner import Examiner
+from shadowcat.control.exchange import Exchanges
 from shadowcat.control.fetch import Fetcher
 from shadowcat.control.grants import Grants
 from shadowcat.control.health import HealthChecker
 from shadowcat.control.keys import KeyKeeper
 from shadowcat.control.login_pages import LoginPages
 from shadowcat.control.logins import Logins
-from shadowcat.control.oauth import TokenClient
+from shadowcat.control.oauth import TokenClient, TokenResponse
 from shadowcat.control.outliers import Outliers
 from shadowcat.control.present import Present
 from shadowcat.control.publisher import Publisher
@@ -33,6 +35,7 @@ from shadowcat.control.reloads import Reloads
 from shadowcat.control.retirement import Retirement
 from shadowcat.control.server import Admin
 from shadowcat.control.sweeper import Sweeper
+from shadowcat.control.upstream_grants import UpstreamGrants
 from shadowcat.control.vault import Vault
 from shadowcat.shm.page import Page, State
 from shadowcat.shm.shared import CONTROL, Lifeline, Shared
@@ -87,8 +90,18 @@ async def _serve(
     health = HealthChecker(shared)
     fetcher = Fetcher()
     keeper = KeyKeeper(shared, fetcher)
+    tokens = TokenClient(fetcher)
     vault = Vault(shared.vault)
-    grants = Grants(vault, fetcher, TokenClient(fetcher))
+    grants = Grants(vault, fetcher, tokens)
+    consents = UpstreamGrants(vault, grants)
+
+    async def grant(section: OAuthClient) -> TokenResponse:
+        if isinstance(section, AuthorizationCode):
+            return await consents.token(section)
+        return await tokens.token(section, "client_credentials")
+
+    credentials = CredentialKeeper(shared, grant)
+    exchanges = Exchanges(present, tokens)
     logins = Logins(shared, vault, grants)
     breakers = shared.breakers_with(table.locks, CONTROL)
     outliers = Outliers(shared, shared.ejections_with(table.locks, CONTROL))
@@ -99,11 +112,12 @@ async def _serve(
         table.configure(snapshot.config.sessions)
         keeper.configure(snapshot)
         logins.configure(snapshot)
+        credentials.configure(snapshot)
 
     publisher = Publisher(shared, present, breakers, source, [configure])
     retirement = Retirement(shared, present, table, closer, publisher)
     runner = web.AppRunner(
-        Admin(present, shared, table, closer, health, publisher).application(),
+        Admin(present, shared, table, closer, health, publisher, consents).application(),
         access_log=None,
         handle_signals=False,
         shutdown_timeout=_FAREWELL,
@@ -116,8 +130,8 @@ async def _serve(
     sweeper = Sweeper(table, closer, Recounter(shared.sessions_for(CONTROL), loop).start)
     sweeper.start(loop)
     configure(present.snapshot)
-    pages = LoginPages(present, grants, logins, Examiner(keeper, fetcher))
-    clerk = Clerk(shared, present, keeper, fetcher, logins, pages)
+    pages = LoginPages(present, grants, logins, Examiner(keeper, fetcher), consents, credentials)
+    clerk = Clerk(shared, present, keeper, fetcher, credentials, exchanges, pages)
     reloads = Reloads(shared, publisher)
     loop.add_signal_handler(signal.SIGHUP, reloads.wake)
     work = retirement.run(), reloads.run(), outliers.run(), clerk.run()
@@ -130,7 +144,8 @@ async def _serve(
         server.close()
     for task in tasks:
         task.cancel()
-    await asyncio.gather(runner.cleanup(), health.stop(), keeper.stop(), logins.stop())
+    stops = health.stop(), keeper.stop(), credentials.stop(), exchanges.stop(), logins.stop()
+    await asyncio.gather(runner.cleanup(), *stops)
     await fetcher.close()
     sweeper.stop()
     heart.stop()

@@ -21,6 +21,7 @@ from shadowcat.control.present import Present
 from shadowcat.control.readiness import complaints
 from shadowcat.control.sessions import SessionsApi
 from shadowcat.control.status import status
+from shadowcat.control.upstream_grants import UpstreamGrants
 from shadowcat.control.upstreams import UpstreamsApi
 from shadowcat.errors import ConfigError
 from shadowcat.log import LOGGER
@@ -41,13 +42,15 @@ class Admin:
         closer: Closer,
         health: HealthChecker,
         changes: Changes,
+        consents: UpstreamGrants | None = None,
     ) -> None:
         self._present = present
         self._shared = shared
         self._table = table
         self._health = health
         self._sessions = SessionsApi(present, table, closer)
-        self._upstreams = UpstreamsApi(changes)
+        self._consents = consents
+        self._upstreams = UpstreamsApi(changes, consents)
 
     def application(self) -> web.Application:
         """The application to serve."""
@@ -77,7 +80,14 @@ class Admin:
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 
     async def _status(self, _request: web.Request) -> web.Response:
-        body = status(self._present.snapshot, self._shared, self._table, self._health, time.monotonic_ns())
+        body = status(
+            self._present.snapshot,
+            self._shared,
+            self._table,
+            self._health,
+            time.monotonic_ns(),
+            self._consents,
+        )
         return web.Response(body=body, content_type="application/json")
 
 

@@ -15,7 +15,7 @@ from shadowcat.auth.code_grant import GrantError
 from shadowcat.auth.held import fingerprint
 from shadowcat.config.changes import Target
 from shadowcat.config.credentials import fetched
-from shadowcat.config.model import AuthorizationCode, Config
+from shadowcat.config.model import AuthorizationCode, Config, Upstream
 from shadowcat.config.urls import upstream_name
 from shadowcat.control.fetch import FetchError
 from shadowcat.control.grants import Granted, Grants, OverError, Returned
@@ -114,6 +114,14 @@ class UpstreamGrants:
 
     def _left(self, granted: Granted) -> float:
         return (granted.until_ns - self._clock()) / _NS
+
+
+def login_state(grants: UpstreamGrants | None, upstream: Upstream) -> str | None:
+    """needed, done, or None where nobody has to log in."""
+    section = fetched(upstream)
+    if grants is None or not isinstance(section, AuthorizationCode):
+        return None
+    return "needed" if grants.is_needed(section) else "done"
 
 
 def _section(config: Config, target: Target) -> AuthorizationCode | None:

@@ -23,6 +23,7 @@ from shadowcat.proxy.route import Route, RouteTable
 from shadowcat.proxy.sessions.recovery import Recoveries
 from shadowcat.proxy.sessions.sessions import NANOSECONDS, Sessions
 from shadowcat.proxy.sessions.streams import Streams
+from shadowcat.proxy.upstreams.credentials import Credentials, documents
 from shadowcat.proxy.upstreams.response_heads import ResponseHeads
 from shadowcat.proxy.upstreams.room import Room
 from shadowcat.proxy.wheel import TICK, Wheel
@@ -69,6 +70,7 @@ class DataPlane:
         self.sessions = Sessions(self, config.sessions, shared.sessions_for(process), shared.board)
         self.admission = Admission(self, shared, process, wall)
         self.pages = Pages(self, shared, process)
+        self.credentials = Credentials(shared, process, loop.time, wall)
         self.affinity = Affinity(self, shared.affinity)
         slots = shared.slots_for(process, self.sessions.table.locks)
         self.room = Room(loop, slots, shared.mail, process)
@@ -102,8 +104,9 @@ class DataPlane:
         self.routes = routes
         self.admission.take_up(config, routes)
         self.pages.configure(config)
-        self.route_table = RouteTable(routes)
         self.pools = tuple(pools.values())
+        self.route_table = RouteTable(routes, documents(self.pools))
+        self.credentials.take_up(self.pools)
         self.sessions.pools = pools
         self.sessions.configure(config.sessions)
         self.recoveries.configure(config.sessions, pools.values())
@@ -118,6 +121,7 @@ class DataPlane:
         self.known = self.epoch[0]
         self.roster.refresh()
         self.admission.refresh()
+        self.credentials.refresh()
 
     # For the worker.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 from shadowcat.config import model
 from shadowcat.mcp.envelope import Envelope
@@ -15,6 +15,7 @@ from shadowcat.proxy.upstreams.balancer import COMPARES, Balancer, Purpose
 if TYPE_CHECKING:
     from shadowcat.proxy.checks import Check
     from shadowcat.proxy.clients.access import Access
+    from shadowcat.proxy.upstreams.credentialed import PersonalPool
     from shadowcat.proxy.upstreams.pool import Pool
 
 _MOST_METHODS: Final = 256
@@ -30,6 +31,7 @@ class Route:
         "balancer",
         "checks",
         "compares",
+        "exchanging",
         "has_choice",
         "legacy",
         "meters",
@@ -38,6 +40,7 @@ class Route:
         "only",
         "path",
         "pools",
+        "presents",
         "retries",
         "timeouts",
         "usual_waits",
@@ -72,6 +75,10 @@ class Route:
         """Who may use it; None: everybody."""
         self.checks: Sequence[Check] = ()
         """What else is asked of its requests, in this order."""
+        self.exchanging: tuple[PersonalPool, ...] = ()
+        """Those pools for which clients' tokens are exchanged."""
+        self.presents = False
+        """Whether an upstream gets a credential that does not stand in the configuration."""
         self.needs_session = False
         """Whether all of `legacy` are known to issue session ids: no legacy request can do without."""
 
@@ -112,23 +119,32 @@ class Route:
         return found
 
 
+class Described(Protocol):
+    """What has a document at a path of its own."""
+
+    def document(self, base: str) -> bytes:
+        """The document, for a client that called `base`."""
+
+
 class RouteTable:
     """Finds the route of a path. The longest route that matches by whole segments wins."""
 
     __slots__ = ("_described", "_routes")
 
-    def __init__(self, routes: list[Route]) -> None:
+    def __init__(self, routes: list[Route], documents: Mapping[bytes, Described] | None = None) -> None:
+        """`documents`: what else is described, by path."""
         self._routes = sorted(routes, key=lambda route: -len(route.path))
         described = [access for route in routes if (access := route.access) is not None]
-        self._described = {
+        self._described: dict[bytes, Described] = {
             path.encode(): access
             for access in described
             for path in access.document_paths(alone=len(described) == 1)
         }
         """Whose metadata is at which path."""
+        self._described.update(documents or {})
 
-    def described(self, path: bytes) -> Access | None:
-        """The route whose metadata is at `path`; None if there is none."""
+    def described(self, path: bytes) -> Described | None:
+        """What is described at `path`; None if there is nothing."""
         return self._described.get(path) if self._described else None
 
     def match(self, path: bytes) -> tuple[Route, bytes] | None:

@@ -383,8 +383,8 @@ def test_nothing_of_it_is_in_any_log(oauth: MockOAuthServer, echo: EchoUpstream)
         secrets = [*browser.cookies.values(), parameters(url)["state"], parameters(back)["code"], SECRET]
         secrets += list(oauth.core.store.refreshes)
         assert len(secrets) >= 6
-        status, metrics = cat.admin("/metrics")
-        status, shown = cat.admin("/api/status")
+        _, metrics = cat.admin("/metrics")
+        _, shown = cat.admin("/api/status")
         cat.stop()
         stdout = cat._popen.stdout
         assert stdout is not None

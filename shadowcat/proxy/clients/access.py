@@ -14,6 +14,7 @@ from shadowcat.errors import Refusal
 from shadowcat.http1.request import RequestHead
 from shadowcat.policy.guard import own_origins
 from shadowcat.proxy.clients.denial import Denial
+from shadowcat.proxy.upstreams.credentialed import PersonalPool
 
 
 class LoginAccess:
@@ -49,6 +50,7 @@ class Access:
         "_path",
         "_resource",
         "cache",
+        "exchanging",
         "forwards",
         "keys",
         "login",
@@ -58,9 +60,16 @@ class Access:
     )
 
     def __init__(
-        self, config: model.Config, route: model.Route, section: model.Auth, keys: dict[str, KeySet]
+        self,
+        config: model.Config,
+        route: model.Route,
+        section: model.Auth,
+        keys: dict[str, KeySet],
+        exchanging: tuple[PersonalPool, ...] = (),
     ) -> None:
-        """`keys` are those that are there, by source."""
+        """`keys` are those that are there, by source; `exchanging`: see there."""
+        self.exchanging = exchanging
+        """Pools of the upstreams for which a client's token is exchanged before it is let in."""
         self._path = route.path
         self._resource = resource_of(config, route)
         self._issuers = [issuer.issuer for issuer in section.issuers]

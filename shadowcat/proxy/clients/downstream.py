@@ -12,7 +12,6 @@ from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import Kind, peek
 from shadowcat.policy.forwarded import is_loopback
 from shadowcat.policy.inspect import inspect
-from shadowcat.proxy.clients.admission import Waiter
 from shadowcat.proxy.clients.answers import CONTINUE
 from shadowcat.proxy.clients.client_state import State
 from shadowcat.proxy.clients.denial import Denial
@@ -20,6 +19,7 @@ from shadowcat.proxy.clients.own_answer import OwnAnswer
 from shadowcat.proxy.clients.pages import Verdict, Visit
 from shadowcat.proxy.clients.request_reader import Broken, RequestReader, Stage
 from shadowcat.proxy.clients.template import RequestTemplate
+from shadowcat.proxy.clients.waiter import Waiter
 from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER, limit_silence, reset, unacknowledged
 from shadowcat.proxy.wheel import TICK, Timed

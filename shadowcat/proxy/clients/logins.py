@@ -17,6 +17,8 @@ from shadowcat.auth.cookies import digest_of, slot_of
 from shadowcat.auth.tokens import TokenError
 from shadowcat.shm.logins import MOST_LOGINS, Logins
 
+_DENIED_FOR: Final = 5.0
+"""Seconds for which control is not asked again about a cookie that is no good here."""
 OVER: Final = "the login is over; log in again"
 
 
@@ -32,7 +34,7 @@ class LoginToken(NamedTuple):
 
 class _Known(NamedTuple):
     stamp: int
-    token: bytes
+    token: bytes | None
     until: float
 
 
@@ -63,17 +65,19 @@ class KnownLogins:
         known = self._cache.get(self._cache.key(scope, cookie))
         if known is None or known.stamp != stamp or self._clock() >= known.until:
             return None
+        if known.token is None:
+            raise TokenError(OVER)
         return known.token
 
     def learn(self, scope: bytes, cookie: bytes, text: bytes) -> None:
-        """Control has answered.
-
-        Raises:
-            TokenError: There is no such login.
-        """
+        """Control has answered."""
         told = _read(text)
-        if told is None:
-            raise TokenError(OVER)
-        self._cache.put(
-            self._cache.key(scope, cookie), _Known(told.stamp, told.token, self._clock() + told.seconds)
-        )
+        now = self._clock()
+        if told is not None:
+            known = _Known(told.stamp, told.token, now + told.seconds)
+        else:
+            # It is over, which the words show by now; or it is one of another route.
+            slot = slot_of(cookie)
+            stamp = None if slot is None else self._logins.stamp(slot, digest_of(cookie))
+            known = _Known(0 if stamp is None else stamp, None, now + _DENIED_FOR)
+        self._cache.put(self._cache.key(scope, cookie), known)

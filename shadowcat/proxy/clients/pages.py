@@ -25,6 +25,7 @@ from shadowcat.errors import Refusal
 from shadowcat.http1.request import RequestHead
 from shadowcat.policy.guard import own_origins
 from shadowcat.proxy.clients.denial import Denial
+from shadowcat.proxy.clients.exchanger import Lacking
 from shadowcat.proxy.wheel import Timed
 from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.questions import Ask, Outcome
@@ -103,7 +104,9 @@ class PageRequest:
         """As `Admission.judge`: control has to be asked."""
         return _CONTROL
 
-    def wait(self, _template: RequestTemplate, _unknown: Unknown, decided: Decided) -> Visit | Denial:
+    def wait(
+        self, _template: RequestTemplate, _unknown: Unknown | Lacking, decided: Decided
+    ) -> Visit | Denial:
         """As `Admission.wait`."""
         return self._pages.ask(self._text, decided)
 

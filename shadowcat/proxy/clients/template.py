@@ -39,6 +39,8 @@ _TRACEPARENT: Final = b"traceparent"
 _TRACESTATE: Final = b"tracestate"
 _LAST_EVENT_ID: Final = b"last-event-id"
 _NOTHING_MIRRORED: Final = Mirrored()
+_MOST_RENDERED: Final = 64
+"""Origins; what is beyond is rendered anew."""
 
 
 def _plain(values: Sequence[bytes]) -> str | None:
@@ -363,6 +365,8 @@ class RequestTemplate:
         """The request's head as `origin` gets it; `last` fills the holes behind the varying fields."""
         rendered = self._rendered.get(origin)
         if rendered is None:
+            if len(self._rendered) >= _MOST_RENDERED:
+                self._rendered.clear()  # An upstream with a new token is a new origin.
             rendered = self._rendered[origin] = self._open(origin)
         opening, used = rendered
         if used is not None:

@@ -12,6 +12,7 @@ from shadowcat.proxy.exchanges.delete_exchange import DeleteExchange
 from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.exchanges.initialize import InitializeExchange
 from shadowcat.proxy.exchanges.measured_exchange import MeasuredUnboundExchange
+from shadowcat.proxy.exchanges.presenting import presenting
 from shadowcat.proxy.exchanges.protected import protected
 from shadowcat.proxy.exchanges.session_exchange import SessionExchange, UnboundExchange
 from shadowcat.proxy.exchanges.stream_exchange import StreamExchange
@@ -69,4 +70,6 @@ def _layered(template: RequestTemplate, kind: type[Exchange]) -> type[Exchange]:
         return kind
     if route.access is not None and not route.access.forwards:
         kind = protected(kind)
+    if route.presents:
+        kind = presenting(kind)
     return checked(kind) if route.checks else kind

@@ -240,6 +240,7 @@ class Recoveries:
             loss,
             exchange.successors(home),
             fields_of_session(exchange.fields),
+            exchange.template.admitted,
         )
         replay = Replay(plane, opening, now + LEASE - _MARGIN, self._settle)
         self._replays[session.slot] = replay

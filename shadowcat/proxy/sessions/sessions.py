@@ -282,8 +282,8 @@ class Sessions:
 
         `suffix` is what follows the upstream's own path where the session was opened.
         """
-        if len(self._errands) >= _MOST_GOODBYES:
-            return
+        if len(self._errands) >= _MOST_GOODBYES or pool.origin.is_personal:
+            return  # That one would want to know who the client is, which is known no more.
         fields = [(b"Mcp-Session-Id", upstream_id)]
         if version:
             fields.append((b"MCP-Protocol-Version", version.encode()))

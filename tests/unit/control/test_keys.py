@@ -306,7 +306,8 @@ def test_questions_are_answered() -> None:
         keeper.configure(snapshot)
         fetcher = keeper.fetcher
         assert isinstance(fetcher, Fetcher)
-        clerk = Clerk(shared, Present(shared), keeper, fetcher)
+        others: Any = None  # Nobody asks them here.
+        clerk = Clerk(shared, Present(shared), keeper, fetcher, others, others, others)
         questions = shared.questions
         path, name = "/mcp", issuing.url
 
