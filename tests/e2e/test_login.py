@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from shadowcat.testing.mock_mcp.server import MockMcpServer
 from shadowcat.testing.mock_oauth import records
 from shadowcat.testing.mock_oauth.lies import Lie
 from shadowcat.testing.mock_oauth.options import OAuthOptions
@@ -56,7 +57,7 @@ def echo() -> Iterator[EchoUpstream]:
         yield upstream
 
 
-def config(oauth: MockOAuthServer, echo: EchoUpstream, **login: Any) -> dict[str, Any]:
+def config(oauth: MockOAuthServer, echo: EchoUpstream | MockMcpServer, **login: Any) -> dict[str, Any]:
     section = {"issuer": oauth.issuer, "client_id": "shadowcat", "client_secret": SECRET, **login}
     auth = {"issuers": [{"issuer": oauth.issuer}], "scopes": ["mcp:read"], "login": section}
     return {
@@ -261,6 +262,33 @@ def test_two_users_are_two_principals(cat: Shadowcat, oauth: MockOAuthServer, ec
     assert ann.ask("POST", LOGOUT).status == 200
     assert bob.post(PING).status == 200
     assert {entry.target.partition("?")[0] for entry in oauth.capture.requests} >= {"/authorize", "/token"}
+
+
+def test_a_session_belongs_to_who_has_logged_in(oauth: MockOAuthServer) -> None:
+    opening = {
+        "jsonrpc": "2.0", "id": 1, "method": "initialize",
+        "params": {"protocolVersion": "2025-11-25", "capabilities": {},
+                   "clientInfo": {"name": "t", "version": "1"}},
+    }  # fmt: skip
+    listing = json.dumps({"jsonrpc": "2.0", "id": 2, "method": "tools/list", "params": {}}).encode()
+    with MockMcpServer() as upstream, Shadowcat(config(oauth, upstream)) as cat:
+        ann, bob = Browser(cat, "ann"), Browser(cat, "bob")
+        assert (ann.log_in().status, bob.log_in().status) == (200, 200)
+        opened = ann.post(json.dumps(opening).encode())
+        assert opened.status == 200, opened
+        session = opened.headers["Mcp-Session-Id"]
+        assert ann.post(listing, Mcp_Session_Id=session).status == 200
+        assert bob.post(listing, Mcp_Session_Id=session).status == 404
+        assert ann.ask("DELETE", "/mcp", Mcp_Session_Id=session, Sec_Fetch_Site="cross-site").status == 401
+        assert ann.post(listing, Mcp_Session_Id=session).status == 200
+        assert ann.ask("DELETE", "/mcp", Mcp_Session_Id=session).status in (200, 204)
+        assert ann.post(listing, Mcp_Session_Id=session).status == 404
+        # Neither the cookie nor a token has gone any further.
+        got = [
+            entry.header(name) for entry in upstream.capture.requests for name in ("cookie", "authorization")
+        ]
+        assert got
+        assert not any(got)
 
 
 def test_another_login_takes_the_place_of_the_first(cat: Shadowcat) -> None:
