@@ -10,6 +10,7 @@ import msgspec
 from shadowcat.config.model import OAuthClient
 
 _MARGIN: Final = 0.05
+_LEAST_MARGIN: Final = 1.0
 _MOST_MARGIN: Final = 5.0
 
 
@@ -50,6 +51,8 @@ def fingerprint(section: OAuthClient) -> bytes:
 def usable_for(lifetime: float) -> float:
     """Seconds for which a token can be sent that its issuer has just called good for `lifetime` seconds.
 
-    It has to be good when it arrives, by the upstream's clock.
+    It has to be good when it arrives, by the upstream's clock. Issuers count in whole seconds (RFC 7519
+    section 2 allows others): a token may be over almost a second before they say.
     """
-    return lifetime - min(lifetime * _MARGIN, _MOST_MARGIN)
+    margin = min(max(lifetime * _MARGIN, _LEAST_MARGIN), _MOST_MARGIN)
+    return lifetime - min(margin, lifetime / 2)

@@ -51,6 +51,12 @@ def header_of(credential: Credential) -> str | None:
     return "Authorization" if any(each is not None for each in tokens) else None
 
 
+def fields_of(credential: Credential) -> list[str]:
+    """The names of all header fields that the credential sets."""
+    own = header_of(credential)
+    return [*credential.headers, *([] if own is None else [own])]
+
+
 def credential_problems(path: str, route: Route, upstream: Upstream, config: Config) -> Iterator[str]:
     """Every problem of an upstream's `credential`, as ``path: what is wrong``."""
     credential = upstream.credential

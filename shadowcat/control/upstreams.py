@@ -27,6 +27,7 @@ from msgspec import Meta
 
 from shadowcat.config import changes as edits
 from shadowcat.config.changes import ConflictError, Target
+from shadowcat.config.credentials import fields_of
 from shadowcat.config.model import Config, Section, Upstream
 from shadowcat.config.structure import build
 from shadowcat.config.syntax import parse_json
@@ -235,7 +236,7 @@ def _describe(route: str, upstream: Upstream) -> Document:
         "enabled": upstream.enabled,
         "era": upstream.era,
         "tls": upstream.tls is not None,
-        "credential_headers": list(upstream.credential.headers) if upstream.credential else [],
+        "credential_headers": fields_of(upstream.credential) if upstream.credential else [],
     }
 
 

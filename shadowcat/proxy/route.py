@@ -41,6 +41,7 @@ class Route:
         "path",
         "pools",
         "presents",
+        "renews",
         "retries",
         "timeouts",
         "usual_waits",
@@ -78,7 +79,9 @@ class Route:
         self.exchanging: tuple[PersonalPool, ...] = ()
         """Those pools for which clients' tokens are exchanged."""
         self.presents = False
-        """Whether an upstream gets a credential that does not stand in the configuration."""
+        """Whether an upstream is told who the client is."""
+        self.renews = False
+        """Whether an upstream has a credential that control fetches."""
         self.needs_session = False
         """Whether all of `legacy` are known to issue session ids: no legacy request can do without."""
 

@@ -39,7 +39,7 @@ _TRACEPARENT: Final = b"traceparent"
 _TRACESTATE: Final = b"tracestate"
 _LAST_EVENT_ID: Final = b"last-event-id"
 _NOTHING_MIRRORED: Final = Mirrored()
-_MOST_RENDERED: Final = 64
+_MOST_RENDERED: Final = 1024
 """Origins; what is beyond is rendered anew."""
 
 

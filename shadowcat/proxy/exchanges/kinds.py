@@ -12,7 +12,7 @@ from shadowcat.proxy.exchanges.delete_exchange import DeleteExchange
 from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.exchanges.initialize import InitializeExchange
 from shadowcat.proxy.exchanges.measured_exchange import MeasuredUnboundExchange
-from shadowcat.proxy.exchanges.presenting import presenting
+from shadowcat.proxy.exchanges.presenting import presenting, renewing
 from shadowcat.proxy.exchanges.protected import protected
 from shadowcat.proxy.exchanges.session_exchange import SessionExchange, UnboundExchange
 from shadowcat.proxy.exchanges.stream_exchange import StreamExchange
@@ -72,4 +72,6 @@ def _layered(template: RequestTemplate, kind: type[Exchange]) -> type[Exchange]:
         kind = protected(kind)
     if route.presents:
         kind = presenting(kind)
+    if route.renews:
+        kind = renewing(kind)
     return checked(kind) if route.checks else kind

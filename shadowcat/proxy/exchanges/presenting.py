@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _Presenting(Exchange):
-    """Says who the client is where the upstream is told, and notices when a credential is not accepted."""
+    """Says who the client is where the upstream is told."""
 
     __slots__ = ()
 
@@ -29,13 +29,15 @@ class _Presenting(Exchange):
         request = super().send(connection)
         pool = self._pool
         assert pool is not None
-        line = pool.line_for(self.admitted)
+        line = pool.line_for(self.template.admitted)
         assert line is not None  # Else the pool would not have come so far.
-        if not line:
-            return request
-        end = request.index(b"\r\n") + 2
-        whole = memoryview(request)
-        return b"".join((whole[:end], line, whole[end:]))
+        return request.replace(b"\r\n", b"\r\n" + line, 1) if line else request
+
+
+class _Renewing(Exchange):
+    """Notices when the credential that control has fetched is not accepted."""
+
+    __slots__ = ()
 
     def open(
         self, head: ResponseTemplate, values: tuple[bytes, ...], body: Body, length: int
@@ -46,13 +48,22 @@ class _Presenting(Exchange):
         return super().open(head, values, body, length)
 
 
-_KINDS: Final[dict[type[Exchange], type[Exchange]]] = {}
+_KINDS: Final[dict[tuple[type[Exchange], type[Exchange]], type[Exchange]]] = {}
 
 
 def presenting(kind: type[Exchange]) -> type[Exchange]:
-    """The same kind of exchange, for such a route."""
-    found = _KINDS.get(kind)
+    """The same kind of exchange, for a route with an upstream that is told who the client is."""
+    return _layered(_Presenting, kind)
+
+
+def renewing(kind: type[Exchange]) -> type[Exchange]:
+    """The same kind of exchange, for a route with an upstream whose credential control fetches."""
+    return _layered(_Renewing, kind)
+
+
+def _layered(layer: type[Exchange], kind: type[Exchange]) -> type[Exchange]:
+    found = _KINDS.get((layer, kind))
     if found is None:
-        made = type(f"Presenting{kind.__name__}", (_Presenting, kind), {"__slots__": ()})
-        found = _KINDS[kind] = cast("type[Exchange]", made)
+        made = type(f"{layer.__name__.strip('_')}{kind.__name__}", (layer, kind), {"__slots__": ()})
+        found = _KINDS[layer, kind] = cast("type[Exchange]", made)
     return found

@@ -175,8 +175,8 @@ class PersonalPool(Pool):
         """The header field that tells the upstream who the client is; None if there is nothing to tell."""
         if admitted is None:
             return None
-        signer = self.origin.signer
         presented = admitted.presented.get(self.place)
+        signer = self.origin.signer
         if signer is None:
             return None if presented is None else presented.line
         section = signer.section
@@ -202,7 +202,8 @@ def pool_class(upstream: model.Upstream) -> type[Pool]:
 
 def present_at(route: Route, pools: Sequence[Pool]) -> None:
     """Have the requests of a route tell what these pools, those that leave included, have to be told."""
-    route.presents = any(isinstance(pool, (FetchedPool, PersonalPool)) for pool in pools)
+    route.presents = any(isinstance(pool, PersonalPool) for pool in pools)
+    route.renews = any(isinstance(pool, FetchedPool) for pool in pools)
     route.exchanging = tuple(
         pool for pool in pools if isinstance(pool, PersonalPool) and pool.exchange is not None
     )

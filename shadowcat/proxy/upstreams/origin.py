@@ -7,7 +7,7 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shadowcat.config.credentials import header_of
+from shadowcat.config.credentials import fields_of
 from shadowcat.config.model import Assertion, Credential, Tls, Upstream
 from shadowcat.config.urls import UpstreamAddress, parse_upstream, upstream_name
 from shadowcat.errors import StartError
@@ -37,9 +37,7 @@ class Origin:
         self.address: UpstreamAddress = parse_upstream(upstream.url)
         self.base_path = self.address.base_path.encode()
         credential = upstream.credential or Credential()
-        own = header_of(credential)
-        names = [*credential.headers, *([] if own is None else [own])]
-        self.replaced = frozenset(name.lower().encode() for name in names)
+        self.replaced = frozenset(name.lower().encode() for name in fields_of(credential))
         """Fields of a client's that are left out."""
         self.credential_lines = b"".join(
             b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in credential.headers.items()

@@ -350,7 +350,7 @@ def test_questions_are_answered() -> None:
             issuing.says("/introspect", {"active": False, "sub": "alice"})
             outcome, told = await answer(ask(Ask.INTROSPECT, text))
             assert msgspec.msgpack.decode(told) == {"active": False}
-            issuing.says("/introspect", {"active": True, "scope": "s" * 5000})
+            issuing.says("/introspect", {"active": True, "scope": "s" * 12_000})
             assert (await answer(ask(Ask.INTROSPECT, text)))[0] is Outcome.UNAVAILABLE
         await until(lambda: any(kind is Mail.ANSWERED for _, kind, _ in shared.mail.receive(ME)))
         task.cancel()
