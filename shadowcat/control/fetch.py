@@ -144,7 +144,8 @@ class Fetcher:
         Raises:
             FetchError: They are not to be had, or do not name it.
         """
-        url, document = await self._metadata(issuer, f"; set {_INSTEAD[name]}")
+        instead = _INSTEAD.get(name)
+        url, document = await self._metadata(issuer, f"; set {instead}" if instead else "")
         try:
             return endpoint_url(issuer, document, name)
         except ValueError as error:

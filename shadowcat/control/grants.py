@@ -200,6 +200,14 @@ class Grants:
             raise
         return self._granted(client, response, granted.refresh_token)
 
+    async def revoke(self, client: OAuthClient, granted: Granted) -> None:
+        """Have the authorization server forget it (RFC 7009), if it can.
+
+        Raises:
+            FetchError: It cannot, or not now.
+        """
+        await self._tokens.revoke(_plain(client), granted.refresh_token or granted.token)
+
     async def _server(self, issuer: str) -> Server:
         known = self._servers.get(issuer)
         if known is not None and self._clock() - known[1] < _METADATA_FOR * _NS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import Final, NamedTuple
 
@@ -11,7 +12,7 @@ from shadowcat.auth import code_grant, cookies
 from shadowcat.auth.code_grant import GrantError
 from shadowcat.auth.tokens import TokenError
 from shadowcat.config.login import login_of, login_routes
-from shadowcat.config.model import Config, Route
+from shadowcat.config.model import Config, OAuthClient, Route
 from shadowcat.config.pages import PageKind
 from shadowcat.control.credentials import CredentialKeeper
 from shadowcat.control.examiner import Examiner
@@ -23,6 +24,8 @@ from shadowcat.control.upstream_grants import UpstreamGrants
 from shadowcat.control.vault import VaultFullError
 from shadowcat.log import LOGGER
 
+_MOST_REVOCATIONS: Final = 64
+"""At a time; beyond it issuers are not told."""
 _Fields = list[tuple[str, str]]
 
 
@@ -67,6 +70,13 @@ class LoginPages:
         self._examiner = examiner
         self._upstreams = upstreams
         self._credentials = credentials
+        self._revocations: set[asyncio.Task[None]] = set()
+
+    async def stop(self) -> None:
+        """Tell issuers nothing more."""
+        for task in self._revocations:
+            task.cancel()
+        await asyncio.gather(*self._revocations, return_exceptions=True)
 
     async def token(self, text: bytes) -> bytes:
         """Which token a cookie stands for, as a worker asks and hears it.
@@ -132,8 +142,9 @@ class LoginPages:
         await self._examine(config, route, granted)
         cookie, lifetime = self._logins.begin(route, granted)
         before = asked.logins.get(route.path)
-        if before is not None:
-            self._logins.end(before)
+        ended = self._logins.end(before) if before is not None else None
+        if ended is not None:
+            self._revoke(config, *ended)
         secure = _is_secure(config)
         name = cookies.login_cookie(route.path, secure=secure)
         fields = [("Set-Cookie", cookies.set_cookie(name, cookie, lifetime, secure=secure))]
@@ -154,10 +165,26 @@ class LoginPages:
     def _logout(self, config: Config, asked: Asked) -> Said:
         secure = _is_secure(config)
         for cookie in asked.logins.values():
-            self._logins.end(cookie)
+            ended = self._logins.end(cookie)
+            if ended is not None:
+                self._revoke(config, *ended)
         names = [cookies.login_cookie(route.path, secure=secure) for route in login_routes(config)]
         fields = [("Set-Cookie", cookies.set_cookie(name, "", 0, secure=secure)) for name in names]
         return Said(200, fields, "You are logged out.\n")
+
+    def _revoke(self, config: Config, path: str, granted: Granted) -> None:
+        """Have the issuer told; the login is over, whatever comes of it."""
+        route = next((each for each in login_routes(config) if each.path == path), None)
+        if route is not None and len(self._revocations) < _MOST_REVOCATIONS:
+            task = asyncio.get_running_loop().create_task(self._revoked(login_client(config, route), granted))
+            self._revocations.add(task)
+            task.add_done_callback(self._revocations.discard)
+
+    async def _revoked(self, client: OAuthClient, granted: Granted) -> None:
+        try:
+            await self._grants.revoke(client, granted)
+        except FetchError as error:
+            LOGGER.info("the tokens of a login that is over cannot be revoked: %s", error)
 
 
 def _is_secure(config: Config) -> bool:

@@ -114,14 +114,14 @@ class Logins:
         self._words.begin(slot, digest)
         return cookie, lifetime
 
-    def end(self, cookie: bytes) -> Granted | None:
-        """A login is over; what it had, None if it was over before."""
+    def end(self, cookie: bytes) -> tuple[str, Granted] | None:
+        """A login is over; at which route, and what it had. None if it was over before."""
         key = self._key_of(cookie)
         login = self._shelf.get(key) if key is not None else None
         if key is None or login is None:
             return None
         self._end(key)
-        return login.granted
+        return login.route, login.granted
 
     async def token(self, path: str, cookie: bytes) -> Told | None:
         """Which token a cookie stands for at a route.

@@ -144,7 +144,7 @@ async def _serve(
         server.close()
     for task in tasks:
         task.cancel()
-    stops = health.stop(), keeper.stop(), credentials.stop(), exchanges.stop(), logins.stop()
+    stops = health.stop(), keeper.stop(), credentials.stop(), exchanges.stop(), logins.stop(), pages.stop()
     await asyncio.gather(runner.cleanup(), *stops)
     await fetcher.close()
     sweeper.stop()

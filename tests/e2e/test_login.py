@@ -115,6 +115,12 @@ def test_a_browser_logs_in_works_and_logs_out(cat: Shadowcat, oauth: MockOAuthSe
     browser.cookies = held
     for _ in range(6):
         assert browser.post(PING).status == 401
+    # The issuer has been told, too.
+    eventually(
+        lambda: [each.status for each in oauth.capture.requests if each.target == "/revoke"] == [200],
+        what="a revocation",
+    )
+    assert any(refresh.revoked for refresh in oauth.core.store.refreshes.values())
 
 
 def test_nobody_else_may_use_a_state_and_nobody_twice(cat: Shadowcat, oauth: MockOAuthServer) -> None:
