@@ -116,7 +116,7 @@ class TokenClient:
             raise
 
     async def revoke(self, client: OAuthClient, token: str) -> None:
-        """Tell the authorization server that nobody needs a token, and what comes with it, any more (RFC 7009).
+        """Tell the authorization server that nobody needs a token any more (RFC 7009).
 
         Raises:
             FetchError: It has no place for that, or does not answer as it should.
