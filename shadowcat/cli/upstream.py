@@ -172,7 +172,7 @@ def _keys(file: typing.BinaryIO) -> Document:
 
 
 def _render(rows: list[Document]) -> Table:
-    shown = table("Upstreams", "route", "weight", "state", "era", "credential", "login", "url")
+    shown = table("Upstreams", "route", "weight", "state", "era", "credential", "url")
     for row in rows:
         shown.add_row(
             row["name"],
@@ -180,8 +180,12 @@ def _render(rows: list[Document]) -> Table:
             str(row["weight"]),
             "enabled" if row["enabled"] else "disabled",
             row["era"],
-            ", ".join(row["credential_headers"]) or "-",
-            row.get("login") or "-",
+            ", ".join([*row["credential_headers"], *_login(row)]) or "-",
             row["url"],
         )
     return shown
+
+
+def _login(row: Document) -> list[str]:
+    """What is left to do for its credential."""
+    return ["login needed"] if row.get("login") == "needed" else []

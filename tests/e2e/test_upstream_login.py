@@ -100,6 +100,7 @@ def test_an_operator_logs_in_and_requests_go_on(oauth: MockOAuthServer, upstream
         shown = operate(cat, "upstream", "list", "--json")
         assert [row["login"] for row in json.loads(shown.stdout)] == ["needed"]
         assert "login needed" in operate(cat, "status").stdout
+        assert "login needed" in operate(cat, "upstream", "list").stdout
         url = begin(cat)
         sent = parameters(url)
         assert (sent["resource"], sent["scope"], sent["redirect_uri"]) == (RESOURCE, "mcp:read", CALLBACK)
@@ -110,7 +111,9 @@ def test_an_operator_logs_in_and_requests_go_on(oauth: MockOAuthServer, upstream
         answer = browser.come_back(back)
         assert answer.status == 200, answer
         eventually(lambda: ask(browser).status == 200, what="the first answer")
-        assert operate(cat, "upstream", "list").stdout.count("done") == 1
+        shown = operate(cat, "upstream", "list", "--json")
+        assert [row["login"] for row in json.loads(shown.stdout)] == ["done"]
+        assert "login needed" not in operate(cat, "upstream", "list").stdout
         kill_control(cat)
         assert {ask(browser).status for _ in range(6)} == {200}
         (issued,) = oauth.core.store.accesses.values()
