@@ -155,6 +155,10 @@ def _upstreams(snapshot: Snapshot) -> Iterator[tuple[model.Route, model.Upstream
         yield one.route, one.route.upstreams[0], one.seat
 
 
+_LOOK_AGAIN: Final = 0.25
+"""Seconds: whether a credential is there without which an upstream cannot be checked."""
+
+
 class _Subject(NamedTuple):
     """What is checked, and how: whatever differs here is another check."""
 
@@ -212,6 +216,12 @@ class _Check:
             return {}
         return present_fields(self._shared, place(subject.row, subject.generation), self._clock())
 
+    @property
+    def _lacks_credential(self) -> bool:
+        subject = self.subject
+        is_needed = subject.section.type != "tcp" and fetched(subject.upstream) is not None
+        return is_needed and not self._credential()
+
     async def run(self, gate: asyncio.Semaphore, word: int) -> None:
         """Check over and over, until cancelled.
 
@@ -222,6 +232,10 @@ class _Check:
         wait = first_check(word, self.interval, self._clock(), self._chance())
         while True:
             await asyncio.sleep(wait)
+            if self._lacks_credential:
+                # An upstream that refuses a check without one is not down; nothing can be said of it yet.
+                wait = min(self.interval, _LOOK_AGAIN)
+                continue
             began = self._clock()
             async with gate:
                 try:

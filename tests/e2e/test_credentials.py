@@ -48,7 +48,7 @@ class Upstream:
             disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                body = self.rfile.read(int(self.headers["Content-Length"] or 0))
                 upstream.heads.append(str(self.headers))
                 token = (self.headers["Authorization"] or "").removeprefix("Bearer ")
                 upstream.tokens[token] += 1
@@ -60,6 +60,8 @@ class Upstream:
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            do_GET = do_POST  # noqa: N815  what http.server calls it
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -179,7 +181,7 @@ def test_the_proxys_own_token_is_at_the_upstream(oauth: MockOAuthServer) -> None
         assert (claims["sub"], claims["aud"], claims["scope"]) == ("proxy", UPSTREAM, "mcp:write")
         assert len(asked_for_tokens(oauth)) == 1
         everything = "".join(upstream.heads) + cat.stderr + json.dumps(cat.status())
-        everything += cat.admin("/metrics")[1].decode() + cat.admin("/upstreams")[1].decode()
+        everything += cat.admin("/metrics")[1].decode() + cat.admin("/api/upstreams")[1].decode()
         assert token not in everything
         assert SECRET not in everything
         assert sent not in cat.stderr
@@ -250,6 +252,23 @@ def test_a_token_that_was_withdrawn_is_fetched_anew(oauth: MockOAuthServer) -> N
             assert ask(cat, token)[0] in (200, 502)
             eventually(lambda: ask(cat, token)[0] == 200, what="a token that is accepted")
             assert len(upstream.tokens) == 2
+
+
+def test_health_checks_have_it_too(oauth: MockOAuthServer) -> None:
+    """As long as there is none, nothing is checked, and the upstream does not count as down."""
+    with Upstream() as upstream:
+        settings = config(upstream, {"client_credentials": client(oauth)})
+        settings["routes"][0]["health"] = {"type": "http", "interval": "1h"}
+        oauth.faults.add(Fault(fault="status", status=500, path="/token"))
+        with started(settings) as cat:
+            eventually(lambda: "requests to it are refused" in cat.stderr, what="a failed fetch")
+            assert upstream.heads == []
+            oauth.faults.clear()
+            eventually(lambda: upstream.tokens, timeout=20, what="a check")
+            assert "" not in upstream.tokens
+            (row,) = json.loads(cat.admin("/api/upstreams")[1])["upstreams"]
+            assert row["credential_headers"] == ["Authorization"]
+            assert [ask(cat)[0] for _ in range(4)] == [200] * 4
 
 
 def test_clients_tokens_are_exchanged(oauth: MockOAuthServer) -> None:

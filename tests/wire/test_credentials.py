@@ -154,6 +154,27 @@ def test_sessions_have_it_and_their_recovery_too() -> None:
         assert presented(again) == "first"
 
 
+def test_a_request_of_a_session_waits_as_long_and_no_longer() -> None:
+    with stage(upstreams=2, keys=[own(), {}], balance={"strategy": "healthy_first"}) as proxy:
+        give(proxy, "first", lifetime=30)
+        client = waiting(proxy, post(INITIALIZE))
+        arrived(proxy, served(result(), "up-1"))
+        session = named(id_in(client.take()))
+        proxy.advance(31)
+        client = waiting(proxy, post(PING, session))
+        proxy.advance(1.9)
+        assert client.take() == b""
+        proxy.advance(0.3)
+        # Nobody else knows the session.
+        assert told(client).status == 503
+        assert not any(each.writes for each in proxy.upstreams)
+        client = waiting(proxy, post(PING, session))
+        give(proxy, "second")
+        proxy.advance(0.2)
+        assert presented(arrived(proxy)) == "second"
+        assert told(client).status == 200
+
+
 def test_a_credential_that_is_not_accepted_is_renewed() -> None:
     challenge = b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 0\r\n\r\n"
     with stage(keys=[own()]) as proxy:

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec.structs import replace
 
 from shadowcat.config.model import Upstream
-from shadowcat.errors import StartError
+from shadowcat.errors import Refusal, StartError
+from shadowcat.proxy.upstreams.errand import Errand
 from shadowcat.proxy.upstreams.origin import Origin
 from shadowcat.shm.questions import DESKS, Ask, Outcome
 from shadowcat.testing.loopback import Peer
@@ -366,3 +367,28 @@ def test_a_route_without_such_upstreams_pays_nothing() -> None:
     with stage() as proxy:
         (route,) = proxy.plane.routes
         assert (route.presents, route.renews) == (False, False)
+
+
+def test_what_has_no_client_is_not_sent() -> None:
+    with guarded(upstream_keys=[asserted()]) as proxy:
+        outcomes: list[Any] = []
+        (pool,) = proxy.plane.pools
+        errand = Errand(
+            proxy.plane, pool, b"DELETE", [], b"", lambda _, outcome: outcomes.append(outcome), seconds=5
+        )
+        errand.start()
+        proxy.settle()
+        assert outcomes == [Refusal.CREDENTIAL_MISSING]
+        assert proxy.untouched
+
+
+def test_an_upstream_that_asks_who_it_is_hears_nothing_of_a_session_that_ends_by_itself() -> None:
+    with guarded(upstream_keys=[asserted()], sessions={"idle_timeout": 60}) as proxy:
+        client = waiting(proxy, request(ALICE, body=INITIALIZE))
+        arrived(proxy, served(result(VERSION), "up-1"))
+        session = named(id_in(client.take()))
+        proxy.advance(61)
+        got = proxy.ask(request(ALICE, session))
+        assert got is not None
+        assert got.status == 404
+        assert not any(each.writes for each in proxy.upstreams)

@@ -323,12 +323,14 @@ class Admission:
 
     def look_for_answers(self) -> None:
         """Go on with what has been answered."""
+        is_full = False
         for about, question in list(self._questions.items()):
             if question.desk is None:
-                if question.waiters:
-                    self._put(question)
-                else:
+                if not question.waiters:
                     del self._questions[about]  # Nobody waits any more.
+                elif not is_full:
+                    self._put(question)
+                    is_full = question.desk is None  # Then there is none for the others either.
                 continue
             answer = self._shared.questions.answer(self._slot, question.desk)
             if answer is not None:
