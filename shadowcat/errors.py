@@ -89,6 +89,7 @@ class Refusal(Enum):
     SCOPE_MISSING = _Row(403, 403, False, "the token does not allow this", "RFC 6750 3.1")
     POLICY_DENIED = _Row(403, 403, False, "no rule of the policy allows this", "RFC 9110 15.5.4")
     TOKEN_UNCHECKED = _Row(503, _INTERNAL, False, "tokens cannot be checked now", "RFC 9110 15.6.4", None, 2)
+    LOGIN_UNAVAILABLE = _Row(503, _INTERNAL, False, "nobody can log in now", "RFC 9110 15.6.4", None, 5)
     EXCHANGE_REFUSED = _Row(403, 403, False, "no token for the upstream is given for it", "RFC 8693 2.2.2")
     CREDENTIAL_MISSING = _Row(
         503, _INTERNAL, False, "no credential for the upstream can be had now", "RFC 9110 15.6.4", None, 2

@@ -38,6 +38,8 @@ class Unknown(NamedTuple):
     issuer: Issuer
     missing: bool = False
     """Whether there are no keys at all, so that nothing can be said of the token."""
+    login: bool = False
+    """Whether it is the token itself that is not known: there is a cookie for it."""
 
 
 class TrustedIssuer:

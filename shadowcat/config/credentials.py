@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Final
 
 from shadowcat.config.access import SECRET_BYTES, authenticates, check_issuer_url
 from shadowcat.config.headers import RESERVED, check_header
+from shadowcat.config.login import callback_problems
+from shadowcat.config.sections.credentials import AuthorizationCode
 from shadowcat.config.units import Duration
 
 if TYPE_CHECKING:
-    from shadowcat.config.model import Assertion, Credential, OAuthClient, Route, Upstream
+    from shadowcat.config.model import (
+        Assertion,
+        Config,
+        Credential,
+        OAuthClient,
+        Route,
+        Upstream,
+    )
 
-KINDS: Final = ("client_credentials", "token_exchange", "assertion")
+KINDS: Final = ("client_credentials", "authorization_code", "token_exchange", "assertion")
 """Keys of a credential of which only one can be given."""
 _PERSONAL: Final = ("token_exchange", "assertion")
 SHORTEST_LIFETIME: Final = Duration(5)
@@ -30,15 +39,16 @@ def kind_of(upstream: Upstream) -> str:
 
 def fetched(upstream: Upstream) -> OAuthClient | None:
     """How control gets the credential that all clients share; None if there is none to be got."""
-    return None if upstream.credential is None else upstream.credential.client_credentials
+    credential = upstream.credential
+    return None if credential is None else credential.client_credentials or credential.authorization_code
 
 
 def header_of(credential: Credential) -> str | None:
     """The field that the credential itself takes, whatever `headers` has besides; None if it takes none."""
     if credential.assertion is not None:
         return credential.assertion.header
-    is_token = credential.client_credentials is not None or credential.token_exchange is not None
-    return "Authorization" if is_token else None
+    tokens = credential.client_credentials, credential.authorization_code, credential.token_exchange
+    return "Authorization" if any(each is not None for each in tokens) else None
 
 
 def fields_of(credential: Credential) -> list[str]:
@@ -47,7 +57,7 @@ def fields_of(credential: Credential) -> list[str]:
     return [*credential.headers, *([] if own is None else [own])]
 
 
-def credential_problems(path: str, route: Route, upstream: Upstream) -> Iterator[str]:
+def credential_problems(path: str, route: Route, upstream: Upstream, config: Config) -> Iterator[str]:
     """Every problem of an upstream's `credential`, as ``path: what is wrong``."""
     credential = upstream.credential
     assert credential is not None
@@ -74,6 +84,8 @@ def credential_problems(path: str, route: Route, upstream: Upstream) -> Iterator
     for client in (credential.client_credentials, credential.token_exchange):
         if client is not None:
             yield from _client(f"{path}.{given[0]}", client)
+    if credential.authorization_code is not None:
+        yield from _consented(f"{path}.authorization_code", credential.authorization_code, config)
     if credential.assertion is not None:
         yield from _assertion(f"{path}.assertion", credential.assertion)
 
@@ -88,6 +100,13 @@ def _personal(path: str, route: Route) -> Iterator[str]:
         yield f"{path}: health checks have no client to speak for: write health.type http or tcp"
 
 
+def _consented(path: str, client: AuthorizationCode, config: Config) -> Iterator[str]:
+    yield from _client(path, client)
+    if client.token_url is not None:
+        yield f"{path}.token_url: the issuer's metadata name it, as they name where to log in: write issuer"
+    yield from callback_problems(path, config)
+
+
 def _client(path: str, client: OAuthClient) -> Iterator[str]:
     if (client.issuer is None) is (client.token_url is None):
         yield f"{path}: write either issuer, whose metadata name the token endpoint, or token_url"
@@ -100,6 +119,8 @@ def _client(path: str, client: OAuthClient) -> Iterator[str]:
                 yield f"{path}.{key}: {error}"
     for key in ("client_id", "client_secret"):
         text = getattr(client, key)
+        if key == "client_secret" and not text and isinstance(client, AuthorizationCode):
+            continue  # Public clients have none.
         if not text or not text.isprintable():
             yield f"{path}.{key}: it is empty, or has characters that cannot be seen"
     for i, scope in enumerate(client.scopes):

@@ -13,10 +13,11 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from shadowcat.config.sections.audit import Audit, AuditEvent
-from shadowcat.config.sections.auth import Algorithm, Auth, Introspection, Issuer
+from shadowcat.config.sections.auth import Algorithm, Auth, Introspection, Issuer, Login
 from shadowcat.config.sections.base import Positive, Section
 from shadowcat.config.sections.credentials import (
     Assertion,
+    AuthorizationCode,
     ClientCredentials,
     Credential,
     OAuthClient,
@@ -44,6 +45,7 @@ __all__ = [
     "Audit",
     "AuditEvent",
     "Auth",
+    "AuthorizationCode",
     "Balance",
     "Breaker",
     "ClientCredentials",
@@ -54,6 +56,7 @@ __all__ = [
     "Introspection",
     "Issuer",
     "Log",
+    "Login",
     "OAuthClient",
     "Outlier",
     "Policy",

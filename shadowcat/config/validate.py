@@ -15,6 +15,7 @@ from shadowcat.config.admin_token import check_admin_token
 from shadowcat.config.auditing import audit_problems
 from shadowcat.config.credentials import credential_problems
 from shadowcat.config.headers import FIELD_NAME, RESERVED
+from shadowcat.config.login import login_problems
 from shadowcat.config.model import Config, Health
 from shadowcat.config.rules import policy_problems
 from shadowcat.config.structure import build
@@ -283,6 +284,8 @@ def _routes(config: Config) -> Iterator[str]:
         yield from _hash_on(f"{path}.balance.hash_on", route.balance.hash_on)
         if route.auth is not None:
             yield from auth_problems(f"{path}.auth", route, config)
+            if route.auth.login is not None:
+                yield from login_problems(f"{path}.auth.login", route.auth, config)
         if route.policy is not None:
             yield from policy_problems(f"{path}.policy", route)
             if route.policy.tools is not None:
@@ -296,7 +299,7 @@ def _routes(config: Config) -> Iterator[str]:
         names: dict[str, str] = {}
         for j, upstream in enumerate(route.upstreams):
             where = f"{path}.upstreams[{j}]"
-            problems = list(_upstream(where, route, upstream))
+            problems = list(_upstream(where, route, upstream, config))
             yield from problems
             if not problems:
                 name = upstream_name(upstream)
@@ -376,7 +379,7 @@ def _route_path(path: str, value: str) -> Iterator[str]:
             yield f"{path}: {error}"
 
 
-def _upstream(path: str, route: Route, upstream: Upstream) -> Iterator[str]:
+def _upstream(path: str, route: Route, upstream: Upstream, config: Config) -> Iterator[str]:
     if not upstream.name.isprintable() or len(upstream.name) > 128:
         yield f"{path}.name: use at most 128 printable characters"
     scheme = None
@@ -395,4 +398,4 @@ def _upstream(path: str, route: Route, upstream: Upstream) -> Iterator[str]:
             except ValueError as error:
                 yield f"{path}.tls.server_name: {error}"
     if upstream.credential is not None:
-        yield from credential_problems(f"{path}.credential", route, upstream)
+        yield from credential_problems(f"{path}.credential", route, upstream, config)

@@ -12,6 +12,7 @@ from shadowcat.control.credentials import CredentialKeeper
 from shadowcat.control.exchange import Exchanges
 from shadowcat.control.fetch import Fetcher, FetchError
 from shadowcat.control.keys import KeyKeeper
+from shadowcat.control.login_pages import LoginPages
 from shadowcat.control.present import Present
 from shadowcat.log import LOGGER
 from shadowcat.shm.mailboxes import Mail
@@ -40,6 +41,7 @@ class Clerk:
         fetcher: Fetcher,
         credentials: CredentialKeeper,
         exchanges: Exchanges,
+        logins: LoginPages,
     ) -> None:
         """`run` begins."""
         self._credentials = credentials
@@ -48,6 +50,7 @@ class Clerk:
         self._present = present
         self._keeper = keeper
         self._fetcher = fetcher
+        self._logins = logins
         self._open: dict[tuple[int, int, int], asyncio.Task[None]] = {}
         """By worker, desk and number of the question."""
 
@@ -90,6 +93,12 @@ class Clerk:
                     outcome, text = await self._exchanges.answer(question.text)
                 case Ask.RENEW:
                     self._credentials.renew(*_read_renewal(question.text))
+                    outcome = Outcome.DONE
+                case Ask.LOGIN:
+                    text = await self._logins.token(question.text)
+                    outcome = Outcome.DONE
+                case Ask.PAGE:
+                    text = await self._logins.answer(question.text)
                     outcome = Outcome.DONE
         except FetchError as error:
             LOGGER.warning("a token cannot be checked: %s", error)

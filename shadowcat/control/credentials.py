@@ -100,6 +100,11 @@ class CredentialKeeper:
         if source is not None and held is not None and held.revision == revision:
             source.hurry()
 
+    def wake(self, section: OAuthClient) -> None:
+        """Something has changed, so that there may be a credential for this section now."""
+        for source in self._sources.values():
+            source.wake(section)
+
     def known(self, key: str) -> Held | None:
         """What is published for an upstream."""
         return self._held.get(key)
@@ -171,6 +176,11 @@ class _Source:
     def hurry(self) -> None:
         """Fetch one before it is due."""
         if self._keeper.clock() - self._tried_ns >= EARLY * _NS:
+            self._woken.set()
+
+    def wake(self, section: OAuthClient) -> None:
+        """Fetch one now, if it is for this section."""
+        if section == self._section:
             self._woken.set()
 
     async def run(self) -> None:

@@ -144,19 +144,33 @@ class Fetcher:
         Raises:
             FetchError: They are not to be had, or do not name it.
         """
+        instead = _INSTEAD.get(name)
+        url, document = await self._metadata(issuer, f"; set {instead}" if instead else "")
+        try:
+            return endpoint_url(issuer, document, name)
+        except ValueError as error:
+            raise FetchError(f"{url}: {error}") from None
+
+    async def metadata(self, issuer: str) -> dict[str, Any]:
+        """What an issuer says of itself.
+
+        Raises:
+            FetchError: That is not to be had, or is about somebody else.
+        """
+        url, document = await self._metadata(issuer)
+        if not isinstance(document, dict) or document.get("issuer") != issuer:
+            raise FetchError(f"{url}: it is not the metadata of this issuer")
+        return document
+
+    async def _metadata(self, issuer: str, advice: str = "") -> tuple[str, Any]:
         urls = well_known(issuer)
         for url in urls:
             status, document = await self._ask("GET", url)
             if status == 200:
-                try:
-                    return endpoint_url(issuer, document, name)
-                except ValueError as error:
-                    raise FetchError(f"{url}: {error}") from None
+                return url, document
             if status != 404:
                 raise FetchError(f"{url} answers with status {status}")
-        raise FetchError(
-            f"{issuer} has no metadata: none of {', '.join(urls)} is there; set {_INSTEAD[name]}"
-        )
+        raise FetchError(f"{issuer} has no metadata: none of {', '.join(urls)} is there{advice}")
 
     async def _ask(self, method: str, url: str, **options: Any) -> tuple[int, Any]:
         """Status and content, which is read as JSON if the status is 200."""

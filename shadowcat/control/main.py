@@ -8,24 +8,27 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Final
 
 import uvloop
 from aiohttp import web
 
-from shadowcat.config.model import Config
+from shadowcat.config.model import AuthorizationCode, Config, OAuthClient
 from shadowcat.config.seats import Snapshot
 from shadowcat.control.audit import AuditWriter
 from shadowcat.control.audit_file import AuditFile
 from shadowcat.control.clerk import Clerk
 from shadowcat.control.closer import Closer
 from shadowcat.control.credentials import CredentialKeeper
+from shadowcat.control.examiner import Examiner
 from shadowcat.control.exchange import Exchanges
 from shadowcat.control.fetch import Fetcher
+from shadowcat.control.grants import Grants
 from shadowcat.control.health import HealthChecker
 from shadowcat.control.keys import KeyKeeper
-from shadowcat.control.oauth import TokenClient
+from shadowcat.control.login_pages import LoginPages
+from shadowcat.control.logins import Logins
+from shadowcat.control.oauth import TokenClient, TokenResponse
 from shadowcat.control.outliers import Outliers
 from shadowcat.control.policies import PolicyNotices
 from shadowcat.control.present import Present
@@ -35,6 +38,8 @@ from shadowcat.control.reloads import Reloads
 from shadowcat.control.retirement import Retirement
 from shadowcat.control.server import Admin
 from shadowcat.control.sweeper import Sweeper
+from shadowcat.control.upstream_grants import UpstreamGrants
+from shadowcat.control.vault import Vault
 from shadowcat.shm.page import Page, State
 from shadowcat.shm.shared import CONTROL, Lifeline, Shared
 
@@ -120,8 +125,18 @@ async def _serve(
     keeper = KeyKeeper(shared, fetcher)
     notices = PolicyNotices()
     tokens = TokenClient(fetcher)
-    credentials = CredentialKeeper(shared, partial(tokens.token, grant_type="client_credentials"))
+    vault = Vault(shared.vault)
+    grants = Grants(vault, fetcher, tokens)
+    consents = UpstreamGrants(vault, grants)
+
+    async def grant(section: OAuthClient) -> TokenResponse:
+        if isinstance(section, AuthorizationCode):
+            return await consents.token(section)
+        return await tokens.token(section, "client_credentials")
+
+    credentials = CredentialKeeper(shared, grant)
     exchanges = Exchanges(present, tokens)
+    logins = Logins(shared, vault, grants)
     breakers = shared.breakers_with(table.locks, CONTROL)
     outliers = Outliers(shared, shared.ejections_with(table.locks, CONTROL))
 
@@ -131,12 +146,13 @@ async def _serve(
         table.configure(snapshot.config.sessions)
         keeper.configure(snapshot)
         notices.configure(snapshot)
+        logins.configure(snapshot)
         credentials.configure(snapshot)
 
     publisher = Publisher(shared, present, breakers, source, [configure], trail)
     retirement = Retirement(shared, present, table, closer, publisher)
     runner = web.AppRunner(
-        Admin(present, shared, table, closer, health, publisher, token=token).application(),
+        Admin(present, shared, table, closer, health, publisher, consents, token=token).application(),
         access_log=None,
         handle_signals=False,
         shutdown_timeout=_FAREWELL,
@@ -149,7 +165,8 @@ async def _serve(
     sweeper = Sweeper(table, closer, Recounter(shared.sessions_for(CONTROL), loop).start)
     sweeper.start(loop)
     configure(present.snapshot)
-    clerk = Clerk(shared, present, keeper, fetcher, credentials, exchanges)
+    pages = LoginPages(present, grants, logins, Examiner(keeper, fetcher), consents, credentials)
+    clerk = Clerk(shared, present, keeper, fetcher, credentials, exchanges, pages)
     reloads = Reloads(shared, publisher)
     loop.add_signal_handler(signal.SIGHUP, reloads.wake)
     work = retirement.run(), reloads.run(), outliers.run(), clerk.run()
@@ -162,7 +179,8 @@ async def _serve(
         server.close()
     for task in tasks:
         task.cancel()
-    await asyncio.gather(runner.cleanup(), health.stop(), keeper.stop(), credentials.stop(), exchanges.stop())
+    stops = health.stop(), keeper.stop(), credentials.stop(), exchanges.stop(), logins.stop(), pages.stop()
+    await asyncio.gather(runner.cleanup(), *stops)
     await fetcher.close()
     sweeper.stop()
     if writer is not None and writing is not None:

@@ -100,19 +100,13 @@ class TokenClient:
             FetchError: It does not answer, or with something that is no token response.
         """
         url = await self._endpoint(client)
-        headers: dict[str, str] = {}
         usual: dict[str, Value] = {
             "scope": " ".join(client.scopes),
             "resource": client.resource or "",
             "audience": client.audience or "",
         }
         form = prepare_token_request(grant_type, include_client_id=False, body=_encoded(usual | parameters))
-        if client.auth_method == "basic":
-            headers = basic(client.client_id, client.client_secret)
-        else:
-            form = (
-                f"{form}&{_encoded({'client_id': client.client_id, 'client_secret': client.client_secret})}"
-            )
+        form, headers = _authenticated(client, form)
         try:
             status, content = await self._network.post(url, form, headers)
             return _read(url, status, content)
@@ -120,6 +114,19 @@ class TokenClient:
             if client.issuer is not None:
                 self._endpoints.pop(client.issuer, None)
             raise
+
+    async def revoke(self, client: OAuthClient, token: str) -> None:
+        """Tell the authorization server that nobody needs a token any more (RFC 7009).
+
+        Raises:
+            FetchError: It has no place for that, or does not answer as it should.
+        """
+        assert client.issuer is not None
+        self._network.trust_urls([client.issuer])
+        url = await self._network.endpoint(client.issuer, "revocation_endpoint")
+        status, _ = await self._network.post(url, *_authenticated(client, _encoded({"token": token})))
+        if status != 200:
+            raise FetchError(f"{url} answers with status {status}")
 
     async def _endpoint(self, client: OAuthClient) -> str:
         if client.token_url is not None:
@@ -132,6 +139,14 @@ class TokenClient:
         if url is None:
             url = self._endpoints[issuer] = await self._network.endpoint(issuer, "token_endpoint")
         return url
+
+
+def _authenticated(client: OAuthClient, form: str) -> tuple[str, dict[str, str]]:
+    """The form of a request by this client, and its header fields (RFC 6749 section 2.3.1)."""
+    if client.auth_method == "basic":
+        return form, basic(client.client_id, client.client_secret)
+    own = _encoded({"client_id": client.client_id, "client_secret": client.client_secret})
+    return f"{form}&{own}", {}
 
 
 def _encoded(parameters: Mapping[str, Value]) -> str:

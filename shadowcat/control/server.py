@@ -21,6 +21,7 @@ from shadowcat.control.present import Present
 from shadowcat.control.readiness import complaints
 from shadowcat.control.sessions import SessionsApi
 from shadowcat.control.status import status
+from shadowcat.control.upstream_grants import UpstreamGrants
 from shadowcat.control.upstreams import UpstreamsApi
 from shadowcat.errors import ConfigError
 from shadowcat.log import LOGGER
@@ -41,6 +42,7 @@ class Admin:
         closer: Closer,
         health: HealthChecker,
         changes: Changes,
+        consents: UpstreamGrants | None = None,
         *,
         token: str | None,
     ) -> None:
@@ -50,7 +52,8 @@ class Admin:
         self._table = table
         self._health = health
         self._sessions = SessionsApi(present, table, closer)
-        self._upstreams = UpstreamsApi(changes)
+        self._consents = consents
+        self._upstreams = UpstreamsApi(changes, consents)
         self._token = token
 
     def application(self) -> web.Application:
@@ -81,7 +84,14 @@ class Admin:
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 
     async def _status(self, _request: web.Request) -> web.Response:
-        body = status(self._present.snapshot, self._shared, self._table, self._health, time.monotonic_ns())
+        body = status(
+            self._present.snapshot,
+            self._shared,
+            self._table,
+            self._health,
+            time.monotonic_ns(),
+            self._consents,
+        )
         return web.Response(body=body, content_type="application/json")
 
     @web.middleware

@@ -13,6 +13,7 @@ from shadowcat.policy.guard import Guard
 from shadowcat.proxy.checks.chosen import checks_of
 from shadowcat.proxy.clients.admission import Admission
 from shadowcat.proxy.clients.downstream import ClientConnection
+from shadowcat.proxy.clients.pages import Pages
 from shadowcat.proxy.clients.request_heads import RequestHeads
 from shadowcat.proxy.exchanges.affinity import Affinity
 from shadowcat.proxy.exchanges.exchange import Exchange
@@ -72,6 +73,7 @@ class DataPlane:
         self.kinds = Kinds()
         self.sessions = Sessions(self, config.sessions, shared.sessions_for(process), shared.board)
         self.admission = Admission(self, shared, process, wall)
+        self.pages = Pages(self, shared, process)
         self.credentials = Credentials(shared, process, loop.time, wall)
         self.affinity = Affinity(self, shared.affinity)
         slots = shared.slots_for(process, self.sessions.table.locks)
@@ -107,6 +109,7 @@ class DataPlane:
         self.admission.take_up(config, routes)
         for route, section in zip(routes, config.routes, strict=True):
             route.checks = checks_of(self, route, section)
+        self.pages.configure(config)
         self.pools = tuple(pools.values())
         self.route_table = RouteTable(routes, documents(self.pools))
         self.credentials.take_up(self.pools)
@@ -190,6 +193,7 @@ class DataPlane:
     def answered(self) -> None:
         """Mail ANSWERED has come."""
         self.admission.look_for_answers()
+        self.pages.look_for_answers()
 
     def make_room(self, row: int) -> None:
         """Mail MAKE_ROOM has come."""
@@ -209,7 +213,7 @@ class DataPlane:
         heads = self._heads.get((loopback, trusted))
         if heads is None:
             guard = self._guards[loopback]
-            heads = RequestHeads(self.http, self.route_table, guard, self.kinds, trusted=trusted)
+            heads = RequestHeads(self.http, self.route_table, guard, self.kinds, self.pages, trusted=trusted)
             self._heads[loopback, trusted] = heads
         return heads
 
@@ -288,6 +292,7 @@ class DataPlane:
         if self.epoch[0] != self.known:
             self.refresh()
         self.admission.tick()
+        self.pages.look_for_answers()
         self.wheel.tick(now)
         self.room.tick(now)
         for pool in self.pools:

@@ -1,4 +1,4 @@
-"""What workers have to ask the control process: for keys they lack, or what an issuer says of a token.
+"""What workers have to ask the control process: for keys they lack, what an issuer says of a token, logins.
 
 Every worker has some desks. A desk holds one question at a time, and its answer:
 
@@ -53,6 +53,10 @@ class Ask(IntEnum):
     """A token for an upstream in exchange for a client's."""
     RENEW = 4
     """That the credential of an upstream, which does not accept it, be fetched early."""
+    LOGIN = 5
+    """Which token a browser's cookie stands for."""
+    PAGE = 6
+    """What a browser gets that logs in or out."""
 
 
 class Outcome(IntEnum):

@@ -38,6 +38,7 @@ from shadowcat.shm.cursors import Cursors
 from shadowcat.shm.ejections import Ejections
 from shadowcat.shm.host import HostFlags
 from shadowcat.shm.locks import Locks
+from shadowcat.shm.logins import Logins
 from shadowcat.shm.mailboxes import Mailboxes
 from shadowcat.shm.page import HEADER, Page
 from shadowcat.shm.questions import Questions
@@ -104,6 +105,7 @@ class Shared:
         "host",
         "keys",
         "layout",
+        "logins",
         "mail",
         "questions",
         "snapshot",
@@ -128,6 +130,7 @@ class Shared:
         credentials = Snapshots.plan(plan, _CREDENTIALS_TEXT)
         vault = Snapshots.plan(plan, _VAULT_TEXT)
         questions = Questions.plan(plan, config.workers)
+        logins = Logins.plan(plan)
         connections = Connections.plan(plan, config.max_upstreams, processes)
         self.audit = audit = config.audit
         rings = None if audit is None else Rings.plan(plan, processes - CONTROL, audit.capacity)
@@ -152,6 +155,7 @@ class Shared:
         self.vault = Snapshots(region, vault, _VAULT_TEXT)
         """What control must not lose when it dies (control/vault.py); version 0: nothing."""
         self.questions = Questions(region, questions, config.workers)
+        self.logins = Logins(region, logins)
         self.connections = Connections(region, connections, config.max_upstreams, processes)
         Owners.seed(region, self._sessions, os.urandom(SECRET))
 

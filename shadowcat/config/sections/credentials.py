@@ -50,6 +50,16 @@ class ClientCredentials(OAuthClient, frozen=True, kw_only=True):
     """A token of the proxy's own, the same for all clients (RFC 6749 section 4.4)."""
 
 
+class AuthorizationCode(OAuthClient, frozen=True, kw_only=True):
+    """A token that a user has consented to, once, the same for all clients (OAuth 2.1 section 4.1).
+
+    `shadowcat upstream login NAME` says where; the redirect URI is `public_url` and /.shadowcat/callback.
+    """
+
+    client_secret: str = ""
+    """By which the proxy authenticates there; without one it is a public client."""
+
+
 class TokenExchange(OAuthClient, frozen=True, kw_only=True):
     """A token for each client, which the authorization server gives for the client's one (RFC 8693)."""
 
@@ -82,12 +92,14 @@ class Assertion(Section, frozen=True, kw_only=True):
 class Credential(Section, frozen=True, kw_only=True):
     """What the proxy itself presents to an upstream; a client's own credentials are never forwarded.
 
-    At most one of `client_credentials`, `token_exchange` and `assertion`.
+    At most one of `client_credentials`, `authorization_code`, `token_exchange` and `assertion`.
     """
 
     headers: dict[str, str] = {}
     """Header fields set on each request to this upstream, replacing the client's of the same name."""
     client_credentials: ClientCredentials | None = None
+    authorization_code: AuthorizationCode | None = None
+    """Needs an operator to log in once."""
     token_exchange: TokenExchange | None = None
     """Only where the route itself authenticates (`auth`)."""
     assertion: Assertion | None = None

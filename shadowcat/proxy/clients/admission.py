@@ -27,6 +27,7 @@ from shadowcat.errors import Refusal
 from shadowcat.proxy.clients.access import Access
 from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.clients.exchanger import Exchanger, Lacking, Wish, carry_over
+from shadowcat.proxy.clients.logins import KnownLogins
 from shadowcat.proxy.clients.waiter import Asked, Waiter
 from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.questions import Ask, Outcome
@@ -93,6 +94,7 @@ class Admission:
         "_denied",
         "_exchanger",
         "_keys",
+        "_logins",
         "_plane",
         "_process",
         "_questions",
@@ -111,6 +113,7 @@ class Admission:
         self._wall = wall
         secret = os.urandom(32)
         self._cache: TokenCache[Admitted] = TokenCache(secret)
+        self._logins = KnownLogins(shared.logins, secret, plane.clock)
         self._denied: TokenCache[_Denied] = TokenCache(secret, _MOST_DENIED)
         self._exchanger = Exchanger(plane, secret)
         self._config: Config | None = None
@@ -176,13 +179,26 @@ class Admission:
         if access is None or access.forwards:
             return None
         admitted = template.admitted
-        if admitted is not None and admitted.access is access and self._plane.clock() < admitted.until:
+        if (
+            admitted is not None
+            and admitted.access is access
+            and self._plane.clock() < admitted.until
+            and template.login is None  # A login may be over at any moment.
+        ):
             return None
         return self._look(template, client, access)
 
     def _look(
         self, template: RequestTemplate, client: ClientConnection, access: Access
     ) -> Denial | Unknown | Lacking | None:
+        if template.login is not None and access.login is not None:
+            try:
+                held = self._logins.find(access.scope, template.login)
+            except TokenError as error:
+                return access.deny(Refusal.TOKEN_INVALID, template.base, str(error))
+            if held is None:
+                return access.login.unknown
+            template.token = held
         token = template.token
         if isinstance(token, Fault):
             return access.deny(_FAULTS[token], template.base)
@@ -268,11 +284,16 @@ class Admission:
         route, token = template.route, template.token
         assert route is not None
         assert route.access is not None
-        assert isinstance(token, bytes)
-        if unknown.source is not None:
+        if unknown.login:
+            assert template.login is not None
+            kind, text = Ask.LOGIN, msgspec.msgpack.encode((route.name, template.login))
+            about: object = template.login
+        elif unknown.source is not None:
             kind, text = Ask.KEYS, unknown.source.encode()
-            about: object = unknown.source
+            about = unknown.source
         else:
+            assert isinstance(token, bytes)
+            waiter.token = token
             kind = Ask.INTROSPECT
             text = msgspec.msgpack.encode((route.name, unknown.issuer.issuer, token))
             about = self._cache.key(route.access.scope, token)
@@ -359,6 +380,18 @@ class Admission:
                 verdict = verdict if isinstance(verdict, Denial) else _unchecked(unknown)
             self._settle(waiter, verdict)
             return
+        if unknown.login:
+            if outcome is not Outcome.DONE or access is None or template.login is None:
+                waiter.decide(_unchecked(unknown))
+                return
+            self._logins.learn(access.scope, template.login, text)
+            verdict = self.judge(template, waiter.client)
+            if isinstance(verdict, Unknown):
+                waiter.unknown = verdict  # To judge the token itself may take another question.
+                if self._enlist(waiter):
+                    return
+            self._settle(waiter, verdict)
+            return
         if unknown.source is None and outcome is Outcome.DONE and access is not None:
             self._settle(waiter, self._introspected(access, waiter, unknown, text))
             return
@@ -392,7 +425,6 @@ class Admission:
         self, access: Access, waiter: Waiter, unknown: Unknown, text: bytes
     ) -> Denial | Unknown | Lacking | None:
         template = waiter.template
-        assert isinstance(template.token, bytes)
         try:
             claims = msgspec.msgpack.decode(text, type=dict[str, object])
             if claims.get("active") is not True:
@@ -400,7 +432,8 @@ class Admission:
             identity = access.verifier.accept(unknown.issuer, claims, self._wall())
         except TokenError as error:
             return self._deny(access, template, str(error))
-        self._admit(template, waiter.client, access, self._cache.key(access.scope, template.token), identity)
+        key = self._cache.key(access.scope, waiter.token)
+        self._admit(template, waiter.client, access, key, identity)
         return self.judge(template, waiter.client)
 
     def give_up(self, waiter: Waiter) -> None:

@@ -16,6 +16,7 @@ from shadowcat.proxy.clients.answers import CONTINUE
 from shadowcat.proxy.clients.client_state import State
 from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.clients.own_answer import OwnAnswer
+from shadowcat.proxy.clients.pages import Verdict, Visit
 from shadowcat.proxy.clients.request_reader import Broken, RequestReader, Stage
 from shadowcat.proxy.clients.template import RequestTemplate
 from shadowcat.proxy.clients.waiter import Waiter
@@ -86,7 +87,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._stage = _IDLE
         """The reader's stage for which the deadline was set."""
         self._exchange: Exchange | None = None
-        self._waiter: Waiter | None = None
+        self._waiter: Waiter | Visit | None = None
         """A request whose token cannot be judged yet."""
         self._requests_left = plane.http.max_requests
         self.last_request = False
@@ -298,7 +299,7 @@ class ClientConnection(asyncio.Protocol, Timed):
             denial = None if template.refusal is None else Denial(template.refusal)
             self._answer(OwnAnswer(denial, template, body, values))
             return True
-        admission = self._plane.admission
+        admission = template.page or self._plane.admission
         verdict = admission.judge(template, self)
         if verdict is None:
             return False
@@ -311,14 +312,14 @@ class ClientConnection(asyncio.Protocol, Timed):
         return True
 
     def _decided(
-        self, template: RequestTemplate, values: tuple[bytes, ...], body: bytes, denial: Denial | None
+        self, template: RequestTemplate, values: tuple[bytes, ...], body: bytes, verdict: Verdict
     ) -> None:
         """The request that waited is let through, or not."""
         self._waiter = None
-        if denial is None:
+        if verdict is None:
             self._begin(template, values, body)
         else:
-            self._answer(OwnAnswer(denial, template, body, values))
+            self._answer(OwnAnswer.of(verdict, template, body, values))
 
     # From the exchange.
 

@@ -26,6 +26,7 @@ from shadowcat.proxy.upstreams.origin import Origin
 
 if TYPE_CHECKING:
     from shadowcat.proxy.clients.admission import Admitted
+    from shadowcat.proxy.clients.pages import PageRequest
     from shadowcat.proxy.exchanges.exchange import Exchange
     from shadowcat.shm.sessions.table import Session
 
@@ -78,10 +79,12 @@ class RequestTemplate:
         "is_post",
         "keep_alive",
         "keeps_alive",
+        "login",
         "may_open",
         "method",
         "new_exchange",
         "note",
+        "page",
         "path",
         "preflight",
         "refusal",
@@ -142,12 +145,18 @@ class RequestTemplate:
         """Whether an answer can be passed on without a field of the proxy's own."""
         self.document: bytes | None = None
         """The answer to a GET of the proxy's own metadata."""
+        self.page: PageRequest | None = None
+        """Which of the proxy's own pages is called, and with what."""
         access = route.access if route is not None else None
         is_judged = access is not None and not access.forwards and self.preflight is None
         self.token: bytes | Fault = Fault.MISSING
         """The bearer token as received, where it is to be judged."""
         if is_judged:
             self.token = bearer(head.values(b"authorization"), head.target.query)
+        self.login: bytes | None = None
+        """The cookie of a login, where it counts; the token is that which it stands for, once it is known."""
+        if is_judged and access is not None and access.login is not None and self.token is Fault.MISSING:
+            self.login = access.login.cookie_of(head)
         self.admitted: Admitted | None = None
         """What was last found out about the token, to be checked anew. What it says of the principal holds
         for every request that was let through with this head."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Waiter(Timed):
     """A request that waits for control."""
 
-    __slots__ = ("_admission", "_decided", "client", "question", "template", "unknown")
+    __slots__ = ("_admission", "_decided", "client", "question", "template", "token", "unknown")
 
     def __init__(
         self,
@@ -37,6 +37,8 @@ class Waiter(Timed):
         self.template = template
         self.unknown = unknown
         self._decided = decided
+        self.token = b""
+        """That its issuer was asked about: a login may have another one by the time of the answer."""
         self.question: Asked | None = None
 
     @property

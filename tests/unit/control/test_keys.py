@@ -312,7 +312,8 @@ def test_questions_are_answered() -> None:
         assert isinstance(fetcher, Fetcher)
         present, tokens = Present(shared), TokenClient(fetcher)
         credentials = CredentialKeeper(shared, partial(tokens.token, grant_type="client_credentials"))
-        clerk = Clerk(shared, present, keeper, fetcher, credentials, Exchanges(present, tokens))
+        logins: Any = None  # Nobody logs in here.
+        clerk = Clerk(shared, present, keeper, fetcher, credentials, Exchanges(present, tokens), logins)
         questions = shared.questions
         path, name = "/mcp", issuing.url
 
