@@ -214,8 +214,8 @@ class Recall(Generic[_Verdict]):
     )
 
     head: bytes | tuple[bytes, ...]
-    """The whole last head, or none. Where all is equal, even the length, `data.startswith(head)` is true, and all that
-    the hot path needs: it takes a fifth of `match`."""
+    """The whole last head, or none. Where all is equal, even the length, `data.startswith(head)` is true, and
+    all that the hot path needs: it takes a fifth of `match`."""
     verdict: _Verdict
     values: tuple[bytes, ...]
     """The varying values, without Content-Length."""

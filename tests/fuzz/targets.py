@@ -39,6 +39,8 @@ _BODIES: Final = (
     b'{"method":"tasks/get","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}',
     b'{"jsonrpc":"2.0","id":1.5e3,"result":{"content":[]}}',
     b'{"id":null,"Method":1,"method":"x","params":[]}',
+    b'{"id":1,"id":2,"method":"tools/call","params":{"name":"a"}}',
+    b'{"id":1,"method":"tools/call","params":{"name":"a","Name":"b","name":"c"}}',
     b'[{"id":1,"method":"ping"},{"id":2,"method":"sampling/createMessage","params":{}}]',
     b'[{"id":1,"result":{}},{"id":1,"error":{"code":1}}]',
     b'{"a":' * 70 + b"1" + b"}" * 70,

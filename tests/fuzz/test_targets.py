@@ -55,7 +55,7 @@ def test_mutated_seeds(name: str) -> None:
     target = TARGETS[name]
 
     @settings(
-        max_examples=250 if target.share >= 0.1 else 100,
+        max_examples=200 if target.share >= 0.1 else 80,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
