@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import accumulate
 from typing import Final
 
@@ -10,6 +11,7 @@ import orjson
 
 from shadowcat.mcp.batch import read_batch
 from shadowcat.mcp.envelope import NAME_KEYS, Envelope, Kind, peek, request_id
+from shadowcat.mcp.issued import IssuedHandles
 from shadowcat.mcp.server_requests import ServerRequests
 from shadowcat.mcp.sse import Boundary, EventScanner
 from tests.property.test_envelope import PADDINGS, reference, verdict
@@ -20,6 +22,8 @@ from .cutting import all_cuts
 
 _DEPTH_IN_DOUBT: Final = 48
 """Brackets beyond which the reference, which knows no limit of depth, is not asked."""
+_EVENT: Final = re.compile(rb".*?(?:\r\n\r\n|\n\n|\r\r)|.+", re.DOTALL)
+"""Servers write whole events, so reads that end with one are what is most often seen."""
 _EVENT_LIMIT: Final = 1 << 20
 _SHORT: Final = 64
 """Looking where lines end is quadratic."""
@@ -62,8 +66,8 @@ def check_events(data: bytes) -> None:
     expected = read_events(data)
     blank = [end for end in range(len(data) + 1) if _ends_blank(data, end)] if len(data) <= _SHORT else []
     whole = EventScanner(16).feed(data)
-    asked: list[tuple[list[int], bool]] = []
-    for pieces in all_cuts(data):
+    asked = []
+    for pieces in (*all_cuts(data), _EVENT.findall(data)):
         scanner, limited, boundary = EventScanner(_EVENT_LIMIT), EventScanner(16), Boundary()
         assert [event for piece in pieces for event in scanner.feed(piece)] == expected
         assert [event for piece in pieces for event in limited.feed(piece)] == whole
@@ -72,8 +76,13 @@ def check_events(data: bytes) -> None:
             if len(data) <= _SHORT:
                 assert boundary.is_between_events is (end in blank)
         requests = ServerRequests(is_stream=True)
-        asked.append(([digest for piece in pieces for digest in requests.feed(piece)], requests.has_event_id))
-    assert asked[0] == asked[1] == asked[2]
+        digests = [digest for piece in pieces for digest in requests.feed(piece)]
+        noted: list[bytes] = []
+        handles = IssuedHandles(noted.extend, is_stream=True)
+        for piece in pieces:
+            handles.feed(piece)
+        asked.append((digests, requests.has_event_id, noted))
+    assert all(found == asked[0] for found in asked)
 
 
 def _ends_blank(data: bytes, end: int) -> bool:

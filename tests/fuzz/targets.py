@@ -31,7 +31,7 @@ _JSON: Final = (
 )  # fmt: skip
 _SSE: Final = (
     b"data", b"data: ", b"id", b"id: ", b"event: ", b"retry: 1", b":", b"\n", b"\r", b"\r\n", b"\xef\xbb\xbf",
-    b"\0", b'{"id":1,"method":"x"}', b'"method"',
+    b"\0", b'{"id":1,"method":"x"}', b'"method"', b'{"id":1,"result":{"taskId":"a"}}',
 )  # fmt: skip
 _BODIES: Final = (
     b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x","arguments":{"a":[1]}}}',
@@ -48,6 +48,8 @@ _BODIES: Final = (
 _STREAMS: Final = (
     b'id: 1\r\ndata: {"jsonrpc":"2.0","id":1,"method":"ping"}\r\n\r\nevent: a\rdata: b\rdata\r\r',
     b"\xef\xbb\xbfdata: x\n\n: comment\n\nid\n\ndata: 0123456789\ndata: 0123456789\n\n",
+    b"\r\n\xef\xbb\xbfid: 1\n\n",
+    b'\n\n\xef\xbb\xbfdata: {"id":1,"result":{"taskId":"a"}}\n\ndata: {"result":{"requestState":"a"}}\r\r',
     b'data: [{"id":"q","method":"roots/list"}]\n\ndata: not finished',
 )
 
