@@ -8,9 +8,8 @@ from urllib.parse import urlencode
 import click
 import orjson
 
-from shadowcat.cli.admin import admin_option, get
+from shadowcat.cli.admin import Listener, admin_option, get
 from shadowcat.cli.tables import console, table
-from shadowcat.config.addresses import Address
 
 _PATH: Final = "/api/limits"
 
@@ -20,11 +19,11 @@ _PATH: Final = "/api/limits"
 @click.option("--address", "client", help="Show what this client address has left, too.")
 @click.option("--principal", help='Show what this principal has left, too: "issuer client subject".')
 @click.option("--json", "as_json", is_flag=True, help="Print them as a JSON array.")
-def limits(address: Address, client: str | None, principal: str | None, as_json: bool) -> None:
+def limits(listener: Listener, client: str | None, principal: str | None, as_json: bool) -> None:
     """Show what is left of limits. Looking uses up nothing."""
     asked = {"address": client, "principal": principal}
     query = urlencode({key: value for key, value in asked.items() if value is not None})
-    rows = get(address, f"{_PATH}?{query}" if query else _PATH, "limits")["limits"]
+    rows = get(listener, f"{_PATH}?{query}" if query else _PATH, "limits")["limits"]
     if as_json:
         click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2))
         return

@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "schema": "Print the JSON Schema of the configuration.",
     "status": "Show what a running Shadowcat does.",
     "sessions": "List the sessions of a running Shadowcat, or end one.",
+    "policy": "Try the rules of a route on a request.",
     "upstream": "List, add, change, drain or remove upstreams of a running Shadowcat.",
     "limits": "Show what is left of the limits of a running Shadowcat.",
     "reload": "Have a running Shadowcat read its configuration again.",

@@ -9,9 +9,8 @@ import click
 import orjson
 from rich.table import Table
 
-from shadowcat.cli.admin import Document, admin_option, ask, get
+from shadowcat.cli.admin import Document, Listener, admin_option, ask, get
 from shadowcat.cli.tables import console, span, table
-from shadowcat.config.addresses import Address
 
 _PATH: Final = "/api/sessions"
 _PAGE: Final = 1000
@@ -29,9 +28,9 @@ def sessions() -> None:
     "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Most sessions to show."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print them as a JSON array.")
-def list_(address: Address, limit: int, as_json: bool) -> None:
+def list_(listener: Listener, limit: int, as_json: bool) -> None:
     """Show sessions in the order of their table slots."""
-    rows, more = _fetch(address, limit)
+    rows, more = _fetch(listener, limit)
     if as_json:
         click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2))
         return
@@ -43,11 +42,11 @@ def list_(address: Address, limit: int, as_json: bool) -> None:
 @sessions.command()
 @admin_option
 @click.argument("handle")
-def end(address: Address, handle: str) -> None:
+def end(listener: Listener, handle: str) -> None:
     """End the session that HANDLE names in the list, here and at its upstream."""
-    answer = ask(address, f"{_PATH}/{_quoted(handle)}", "handle", "DELETE")
+    answer = ask(listener, f"{_PATH}/{_quoted(handle)}", "handle", "DELETE")
     if answer.status != 204:
-        cause = answer.document.get("detail", f"{address} answered {answer.status} {answer.reason}")
+        cause = answer.document.get("detail", f"{listener} answered {answer.status} {answer.reason}")
         raise click.ClickException(f"{handle}: {cause}")
 
 
@@ -56,13 +55,13 @@ def _quoted(handle: str) -> str:
     return urllib.parse.quote(handle, safe="") or "-"
 
 
-def _fetch(address: Address, limit: int) -> tuple[list[Document], bool]:
+def _fetch(listener: Listener, limit: int) -> tuple[list[Document], bool]:
     """Up to `limit` sessions, and whether there are more."""
     rows: list[Document] = []
     cursor = 0
     while len(rows) < limit:
         wanted = min(_PAGE, limit - len(rows))
-        page = get(address, f"{_PATH}?limit={wanted}&cursor={cursor}", "sessions")
+        page = get(listener, f"{_PATH}?limit={wanted}&cursor={cursor}", "sessions")
         rows += page["sessions"]
         if page["cursor"] is None:
             return rows, False

@@ -12,9 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from shadowcat.cli.admin import Document, admin_option, get
+from shadowcat.cli.admin import Document, Listener, admin_option, get
 from shadowcat.cli.tables import console, span, table
-from shadowcat.config.addresses import Address
 
 _REFRESH = 1.0
 
@@ -23,31 +22,31 @@ _REFRESH = 1.0
 @admin_option
 @click.option("--json", "as_json", is_flag=True, help="Print the document as it is, as JSON.")
 @click.option("--watch", is_flag=True, help="Refresh every second, with rates, until interrupted.")
-def status(address: Address, as_json: bool, watch: bool) -> None:
+def status(listener: Listener, as_json: bool, watch: bool) -> None:
     """Show workers, routes and upstreams of the host that runs here."""
     if as_json and watch:
         raise click.UsageError("--json and --watch exclude each other")
     if as_json:
-        document = _fetch(address)
+        document = _fetch(listener)
         click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
     elif watch:
-        _watch(address, console())
+        _watch(listener, console())
     else:
-        console().print(render(_fetch(address)))
+        console().print(render(_fetch(listener)))
 
 
-def _fetch(address: Address) -> Document:
-    return get(address, "/api/status", "workers")
+def _fetch(listener: Listener) -> Document:
+    return get(listener, "/api/status", "workers")
 
 
-def _watch(address: Address, screen: Console) -> None:
-    document = _fetch(address)
+def _watch(listener: Listener, screen: Console) -> None:
+    document = _fetch(listener)
     try:
         with Live(render(document), console=screen, screen=True) as live:
             while True:
                 time.sleep(_REFRESH)
                 try:
-                    before, document = document, _fetch(address)
+                    before, document = document, _fetch(listener)
                 except click.ClickException as error:
                     # The control process may be replaced while one watches; the next look finds the new one.
                     live.update(Group(Text(error.message, "red"), render(document)), refresh=True)

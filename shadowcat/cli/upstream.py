@@ -5,19 +5,16 @@ from __future__ import annotations
 import typing
 import urllib.parse
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 import orjson
 from rich.table import Table
 
-from shadowcat.cli.admin import Document, admin_option, change, get, report
+from shadowcat.cli.admin import Document, Listener, admin_option, change, get, report
 from shadowcat.cli.options import routes_for
 from shadowcat.cli.tables import console, table
-from shadowcat.config.addresses import Address
 from shadowcat.config.syntax import parse_json
-
-Command = TypeVar("Command", bound=Callable[..., None])
 
 _PATH: Final = "/api/upstreams"
 
@@ -31,7 +28,7 @@ def upstream() -> None:
     """
 
 
-def _options(command: Command) -> Command:
+def _options(command: Callable[..., None]) -> Callable[..., None]:
     """What every change has in common."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
@@ -48,9 +45,9 @@ def _options(command: Command) -> Command:
 @admin_option
 @click.option("--route", metavar="PATH", help="Show only those of this route.")
 @click.option("--json", "as_json", is_flag=True, help="Print them as a JSON array.")
-def list_(address: Address, route: str | None, as_json: bool) -> None:
+def list_(listener: Listener, route: str | None, as_json: bool) -> None:
     """Show upstreams as they are configured now. `shadowcat status` shows what they do."""
-    rows = get(address, _PATH, "upstreams")["upstreams"]
+    rows = get(listener, _PATH, "upstreams")["upstreams"]
     known = dict.fromkeys(row["route"] for row in rows)
     if route is not None and route not in known:
         raise click.ClickException(f"no route {route}: known are {', '.join(known)}")
@@ -64,17 +61,29 @@ def list_(address: Address, route: str | None, as_json: bool) -> None:
 @upstream.command()
 @_options
 @click.argument("name")
-def enable(address: Address, route: str | None, name: str, as_json: bool) -> None:
+def enable(listener: Listener, route: str | None, name: str, as_json: bool) -> None:
     """Let upstream NAME have new sessions and requests again."""
-    _patch(address, route, name, {"enabled": True}, as_json=as_json)
+    _patch(listener, route, name, {"enabled": True}, as_json=as_json)
 
 
 @upstream.command()
 @_options
 @click.argument("name")
-def disable(address: Address, route: str | None, name: str, as_json: bool) -> None:
+def disable(listener: Listener, route: str | None, name: str, as_json: bool) -> None:
     """Give upstream NAME nothing new; the sessions that it has go on."""
-    _patch(address, route, name, {"enabled": False}, as_json=as_json)
+    _patch(listener, route, name, {"enabled": False}, as_json=as_json)
+
+
+@upstream.command()
+@_options
+@click.argument("name")
+def login(listener: Listener, route: str | None, name: str, as_json: bool) -> None:
+    """Print where to log in for upstream NAME, whose credential is `authorization_code`."""
+    found = change(listener, f"{_PATH}/login{_query(route, name)}", "POST", member="url")
+    if as_json:
+        report(found, as_json=True)
+    else:
+        click.echo(f"Open this address in a browser within 10 minutes:\n\n{found['url']}")
 
 
 @upstream.command()
@@ -85,20 +94,20 @@ def disable(address: Address, route: str | None, name: str, as_json: bool) -> No
     help="Such as 30s; default: upstream_drain_timeout of the configuration.",
 )
 @click.argument("name")
-def drain(address: Address, route: str | None, name: str, deadline: str | None, as_json: bool) -> None:
+def drain(listener: Listener, route: str | None, name: str, deadline: str | None, as_json: bool) -> None:
     """Give upstream NAME nothing new, and end the sessions that it has at the deadline."""
     body = None if deadline is None else {"deadline": deadline}
     path = f"{_PATH}/drain{_query(route, name)}"
-    report(change(address, path, "POST", body), as_json=as_json)
+    report(change(listener, path, "POST", body), as_json=as_json)
 
 
 @upstream.command()
 @_options
 @click.argument("name")
 @click.argument("weight", type=click.IntRange(1, 100))
-def weight(address: Address, route: str | None, name: str, weight: int, as_json: bool) -> None:
+def weight(listener: Listener, route: str | None, name: str, weight: int, as_json: bool) -> None:
     """Give upstream NAME a share of WEIGHT, 1 to 100, compared with the others of its route."""
-    _patch(address, route, name, {"weight": weight}, as_json=as_json)
+    _patch(listener, route, name, {"weight": weight}, as_json=as_json)
 
 
 @upstream.command()
@@ -114,7 +123,7 @@ def weight(address: Address, route: str | None, name: str, weight: int, as_json:
 )
 @click.argument("server", metavar="[NAME=]URL[,weight=N]")
 def add(
-    address: Address,
+    listener: Listener,
     route: str | None,
     server: str,
     era: str | None,
@@ -129,19 +138,19 @@ def add(
         entry["era"] = era
     if disabled:
         entry["enabled"] = False
-    report(change(address, f"{_PATH}{_query(route)}", "POST", entry), as_json=as_json)
+    report(change(listener, f"{_PATH}{_query(route)}", "POST", entry), as_json=as_json)
 
 
 @upstream.command()
 @_options
 @click.argument("name")
-def remove(address: Address, route: str | None, name: str, as_json: bool) -> None:
+def remove(listener: Listener, route: str | None, name: str, as_json: bool) -> None:
     """Take upstream NAME out: nothing new; what it has goes on for at most `upstream_drain_timeout`."""
-    report(change(address, f"{_PATH}{_query(route, name)}", "DELETE"), as_json=as_json)
+    report(change(listener, f"{_PATH}{_query(route, name)}", "DELETE"), as_json=as_json)
 
 
-def _patch(address: Address, route: str | None, name: str, body: Document, *, as_json: bool) -> None:
-    report(change(address, f"{_PATH}{_query(route, name)}", "PATCH", body), as_json=as_json)
+def _patch(listener: Listener, route: str | None, name: str, body: Document, *, as_json: bool) -> None:
+    report(change(listener, f"{_PATH}{_query(route, name)}", "PATCH", body), as_json=as_json)
 
 
 def _query(route: str | None, name: str | None = None) -> str:
@@ -168,7 +177,12 @@ def _render(rows: list[Document]) -> Table:
             str(row["weight"]),
             "enabled" if row["enabled"] else "disabled",
             row["era"],
-            ", ".join(row["credential_headers"]) or "-",
+            ", ".join([*row["credential_headers"], *_login(row)]) or "-",
             row["url"],
         )
     return shown
+
+
+def _login(row: Document) -> list[str]:
+    """What is left to do for its credential."""
+    return ["login needed"] if row.get("login") == "needed" else []

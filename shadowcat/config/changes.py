@@ -31,12 +31,13 @@ RELOADABLE: Final = (
 needs a restart:
 
     listen, admin, backlog     the supervisor opens the sockets before it forks, and every slot inherits them
+    admin_token                the supervisor keeps the file with the token there is in place of this one
     insecure                   permits what `listen` says, which stays as it is
     workers, max_upstreams,    the size of shared memory, which is sealed
       max_routes
     cpu_affinity,              what a process is given when it is forked, or what the supervisor itself goes
       drain_timeout, log         by; it does not read the file again
-    access_log                 the log's writer is made with it
+    access_log, audit          the log's writer is made with it; the size of shared memory
 
 Time-outs and limits of `http` hold for connections that are opened from then on.
 """

@@ -12,13 +12,22 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from shadowcat.config.sections.auth import Algorithm, Auth, Introspection, Issuer
+from shadowcat.config.sections.audit import Audit, AuditEvent
+from shadowcat.config.sections.auth import Algorithm, Auth, Introspection, Issuer, Login
 from shadowcat.config.sections.base import Positive, Section
+from shadowcat.config.sections.credentials import (
+    Assertion,
+    AuthorizationCode,
+    ClientCredentials,
+    Credential,
+    OAuthClient,
+    TokenExchange,
+)
 from shadowcat.config.sections.limits import Limits, RouteLimits
+from shadowcat.config.sections.policy import Policy, Rule, Tools
 from shadowcat.config.sections.upstreams import (
     Balance,
     Breaker,
-    Credential,
     Health,
     Outlier,
     Pool,
@@ -33,9 +42,14 @@ from shadowcat.config.units import Duration, Size
 __all__ = [
     "AccessLog",
     "Algorithm",
+    "Assertion",
+    "Audit",
+    "AuditEvent",
     "Auth",
+    "AuthorizationCode",
     "Balance",
     "Breaker",
+    "ClientCredentials",
     "Config",
     "Credential",
     "Health",
@@ -44,17 +58,23 @@ __all__ = [
     "Issuer",
     "Limits",
     "Log",
+    "Login",
+    "OAuthClient",
     "Outlier",
+    "Policy",
     "Pool",
     "Positive",
     "Retry",
     "Route",
     "RouteLimits",
+    "Rule",
     "Section",
     "Sessions",
     "StrategyName",
     "Timeouts",
     "Tls",
+    "TokenExchange",
+    "Tools",
     "Upstream",
 ]
 
@@ -77,6 +97,8 @@ class Route(Section, frozen=True, kw_only=True):
     retry: Retry = Retry()
     auth: Auth | None = None
     """Off by default: everybody may use the route."""
+    policy: Policy | None = None
+    """Off by default: whoever may use the route may do everything."""
     limits: RouteLimits | None = None
     """Off by default."""
 
@@ -149,6 +171,9 @@ class Config(Section, frozen=True, kw_only=True):
     """Worker processes; default: the number of CPUs this process may use."""
     admin: str | None = "127.0.0.1:9090"
     """Address of the admin listener: a loopback host:port or unix:/path; null switches it off."""
+    admin_token: str | None = None
+    """What callers of the admin listener show as a bearer token, 16 visible characters or more. Default: over
+    TCP a random one, in a file that only this user can read; over a Unix socket none: it has permissions."""
     public_url: str | None = None
     """The URL by which clients know this proxy; its host is accepted as Host, its origin as Origin."""
     allowed_hosts: list[str] = []
@@ -178,4 +203,6 @@ class Config(Section, frozen=True, kw_only=True):
     http: Http = Http()
     log: Log = Log()
     access_log: AccessLog | None = None
+    """Off by default."""
+    audit: Audit | None = None
     """Off by default."""

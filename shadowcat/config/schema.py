@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from shadowcat.config import mcp_servers, model
+from shadowcat.config.sections.base import Section
 from shadowcat.config.structure import is_section
 from shadowcat.config.units import Duration, Limit, Size
 
@@ -137,13 +138,14 @@ def _shape(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 def _attribute_docstrings(section: Any) -> dict[str, str]:
     """The string below each attribute, which Python itself does not keep."""
-    body = typing.cast("ast.ClassDef", ast.parse(inspect.getsource(section)).body[0]).body
-    found = {}
-    for statement, following in itertools.pairwise(body):
-        match statement, following:
-            case (
-                ast.AnnAssign(target=ast.Name(id=name)),
-                ast.Expr(value=ast.Constant(value=str(text))),
-            ):
-                found[name] = inspect.cleandoc(text)
+    found: dict[str, str] = {}
+    for part in reversed(section.__mro__[: section.__mro__.index(Section)]):
+        body = typing.cast("ast.ClassDef", ast.parse(inspect.getsource(part)).body[0]).body
+        for statement, following in itertools.pairwise(body):
+            match statement, following:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    found[name] = inspect.cleandoc(text)
     return found

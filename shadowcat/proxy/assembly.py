@@ -12,6 +12,7 @@ from functools import partial
 from shadowcat.config import model
 from shadowcat.config.model import Config
 from shadowcat.proxy.observers.access_log import AccessLog
+from shadowcat.proxy.observers.audit import Audit
 from shadowcat.proxy.observers.log_file import LogFile
 from shadowcat.proxy.observers.tracing import trace
 from shadowcat.proxy.plane import DataPlane
@@ -52,10 +53,14 @@ def assemble(
         plane.clock,
         partial(random.getrandbits, 64),
     )
+    trail = shared.trail_for(process)
+    if trail is not None and config.audit is not None:
+        plane.audit = Audit(plane, trail, refuses=config.audit.overflow == "refuse")
+        plane.observers = (plane.audit,)
     plane.roster = Roster(plane, shared, process, host)
     plane.roster.begin()
     if config.access_log is not None:
-        plane.observers = (_access_log(config.access_log, plane, shared, worker),)
+        plane.observers = (*plane.observers, _access_log(config.access_log, plane, shared, worker))
     trace(plane, os.environ, worker)
     return plane
 

@@ -81,6 +81,9 @@ class RouteMeters:
         "durations",
         "limited",
         "notifications_dropped",
+        "policy_allowed",
+        "policy_denied",
+        "policy_tolerated",
         "recoveries",
         "recovery_failures",
         "statuses",
@@ -105,6 +108,9 @@ class RouteMeters:
         self.recovery_failures = layout.cell("session_recovery_failures_total", number)
         self.answers_dropped = layout.cell("session_answers_dropped_total", number)
         self.notifications_dropped = layout.cell("session_notifications_dropped_total", number)
+        self.policy_allowed = layout.cell("policy_allowed_total", number)
+        self.policy_denied = layout.cell("policy_denied_total", number)
+        self.policy_tolerated = layout.cell("policy_tolerated_total", number)
         self._in_flight = layout.cell("requests_in_flight", number)
         self.limited = layout.cell("limited_total", tier_number(number, 0))
         """Refusals by the first tier of limits; the others follow."""

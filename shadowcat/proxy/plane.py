@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 from shadowcat.config.model import Config
 from shadowcat.policy.forwarded import TrustedProxies
 from shadowcat.policy.guard import Guard
+from shadowcat.proxy.checks.chosen import checks_of
 from shadowcat.proxy.clients.admission import Admission
 from shadowcat.proxy.clients.downstream import ClientConnection
+from shadowcat.proxy.clients.pages import Pages
 from shadowcat.proxy.clients.request_heads import RequestHeads
 from shadowcat.proxy.exchanges.affinity import Affinity
 from shadowcat.proxy.exchanges.exchange import Exchange
@@ -24,12 +26,14 @@ from shadowcat.proxy.route import Route, RouteTable
 from shadowcat.proxy.sessions.recovery import Recoveries
 from shadowcat.proxy.sessions.sessions import NANOSECONDS, Sessions
 from shadowcat.proxy.sessions.streams import Streams
+from shadowcat.proxy.upstreams.credentials import Credentials, documents
 from shadowcat.proxy.upstreams.response_heads import ResponseHeads
 from shadowcat.proxy.upstreams.room import Room
 from shadowcat.proxy.wheel import TICK, Wheel
 from shadowcat.shm.shared import Shared
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.observers.audit import Audit
     from shadowcat.proxy.roster import Roster
     from shadowcat.proxy.upstreams.pool import Pool
 
@@ -67,9 +71,13 @@ class DataPlane:
         self.pools: Sequence[Pool] = ()
         """Of all upstreams, those included that were removed and still have sessions."""
         self.observers: tuple[Observer, ...] = ()
+        self.audit: Audit | None = None
+        """One of the observers, which is told of more than requests."""
         self.kinds = Kinds()
         self.sessions = Sessions(self, config.sessions, shared.sessions_for(process), shared.board)
         self.admission = Admission(self, shared, process, wall)
+        self.pages = Pages(self, shared, process)
+        self.credentials = Credentials(shared, process, loop.time, wall)
         self.limits = Limits(self, shared, process, clock_ns)
         self.entrance = Entrance(self.limits, self.admission, loop, self.cells)
         self.affinity = Affinity(self, shared.affinity)
@@ -105,8 +113,12 @@ class DataPlane:
         self.routes = routes
         self.admission.take_up(config, routes)
         self.entrance.take_up(is_limited=self.limits.take_up(config, routes))
-        self.route_table = RouteTable(routes)
+        for route, section in zip(routes, config.routes, strict=True):
+            route.checks = checks_of(self, route, section)
+        self.pages.configure(config)
         self.pools = tuple(pools.values())
+        self.route_table = RouteTable(routes, documents(self.pools))
+        self.credentials.take_up(self.pools)
         self.sessions.pools = pools
         self.sessions.configure(config.sessions)
         self.recoveries.configure(config.sessions, pools.values())
@@ -121,6 +133,7 @@ class DataPlane:
         self.known = self.epoch[0]
         self.roster.refresh()
         self.admission.refresh()
+        self.credentials.refresh()
 
     # For the worker.
 
@@ -186,6 +199,7 @@ class DataPlane:
     def answered(self) -> None:
         """Mail ANSWERED has come."""
         self.admission.look_for_answers()
+        self.pages.look_for_answers()
 
     def make_room(self, row: int) -> None:
         """Mail MAKE_ROOM has come."""
@@ -205,7 +219,7 @@ class DataPlane:
         heads = self._heads.get((loopback, trusted))
         if heads is None:
             guard = self._guards[loopback]
-            heads = RequestHeads(self.http, self.route_table, guard, self.kinds, trusted=trusted)
+            heads = RequestHeads(self.http, self.route_table, guard, self.kinds, self.pages, trusted=trusted)
             self._heads[loopback, trusted] = heads
         return heads
 
@@ -285,6 +299,7 @@ class DataPlane:
         if self.epoch[0] != self.known:
             self.refresh()
         self.admission.tick()
+        self.pages.look_for_answers()
         self.wheel.tick(now)
         self.room.tick(now)
         for pool in self.pools:

@@ -130,6 +130,14 @@ FAMILIES: Final = (
         _ROUTE,
     ),
     Family("limited_total", Kind.COUNTER, "Requests refused by a limit, by its tier", _TIER),
+    Family("policy_allowed_total", Kind.COUNTER, "Messages that a rule of the policy has allowed", _ROUTE),
+    Family("policy_denied_total", Kind.COUNTER, "Messages that the policy has refused", _ROUTE),
+    Family(
+        "policy_tolerated_total",
+        Kind.COUNTER,
+        "Messages that the policy would have refused without dry_run",
+        _ROUTE,
+    ),
     Family("refusals_total", Kind.COUNTER, "Requests answered by the proxy itself, by reason", _REASON),
     Family("client_received_bytes_total", Kind.COUNTER, "Bytes received from clients"),
     Family("client_sent_bytes_total", Kind.COUNTER, "Bytes sent to clients"),
@@ -158,6 +166,8 @@ FAMILIES: Final = (
     Family("detached_exchanges", Kind.GAUGE, "Exchanges that go on upstream after their client went away"),
     Family("mail_dropped_total", Kind.COUNTER, "Commands between processes that found their mailbox full"),
     Family("access_log_dropped_total", Kind.COUNTER, "Lines of the access log that could not be written"),
+    Family("audit_written_total", Kind.COUNTER, "Events that are in the audit file"),
+    Family("audit_dropped_total", Kind.COUNTER, "Events that the audit file will never have"),
 )
 
 BOUNDS: Final = (

@@ -16,6 +16,7 @@ from shadowcat import log
 from shadowcat.config.addresses import listen_addresses, parse_listen
 from shadowcat.config.load import check_files
 from shadowcat.config.model import Config
+from shadowcat.control.audit_file import write_rest
 from shadowcat.log import LOGGER
 from shadowcat.shm.shared import CONTROL, Lifeline, Shared, worker_number
 from shadowcat.supervisor.inboxes import Inboxes
@@ -89,7 +90,7 @@ def supervise(
     notifier = Notifier(os.environ)
     try:
         if config.admin is not None:
-            admin = AdminListener(parse_listen(config.admin), config.backlog)
+            admin = AdminListener(parse_listen(config.admin), config.backlog, config.admin_token)
         admin_name = None if admin is None else admin.name
         shared = Shared.create(config)
         shared.host.set_addresses(orjson.dumps({"listen": listeners.names, "admin": admin_name}))
@@ -100,7 +101,7 @@ def supervise(
         def on_ready() -> None:
             names = listeners.names
             LOGGER.info("serving %s with %d workers", ", ".join(names), config.workers)
-            _print_line(_ready_line(names, admin_name, config.workers))
+            _print_line(_ready_line(names, admin, config.workers))
             if demo is not None:
                 demo.on_ready(names)
 
@@ -108,6 +109,9 @@ def supervise(
             shared, members, listeners, notifier, timing, on_ready, restores_signals=not ends_process
         )
         status = supervisor.run()
+        if config.audit is not None:
+            # Control may have been killed, or have had no time left.
+            write_rest(config.audit.path, shared.rings())
         if status == 0:
             LOGGER.info("stopped")
         return status
@@ -138,7 +142,7 @@ def _members(
     members = [
         Member(
             "control",
-            _control_main(config, shared, source, admin_sockets),
+            _control_main(config, shared, source, admin),
             Slot(timing, _CONTROL_STOP, jitter),
             drop=(*for_workers, *demo_sockets),
             number=CONTROL,
@@ -204,12 +208,14 @@ def _control_main(
     config: Config,
     shared: Shared,
     source: Callable[[], Config] | None,
-    sockets: Sequence[socket.socket],
+    admin: AdminListener | None,
 ) -> Callable[[Lifeline], int]:
     def run(lifeline: Lifeline) -> int:
         from shadowcat.control import main as control
 
-        return control.run(shared, sockets, lifeline, source)
+        if admin is None:
+            return control.run(shared, [], lifeline, source, token=None)
+        return control.run(shared, [admin.socket], lifeline, source, token=admin.token)
 
     return _named(config, "control", run)
 
@@ -232,10 +238,18 @@ def _preload() -> None:
     import shadowcat.worker.main  # noqa: F401
 
 
-def _ready_line(listen: Sequence[str], admin: str | None, workers: int) -> bytes:
+def _ready_line(listen: Sequence[str], admin: AdminListener | None, workers: int) -> bytes:
     """What the supervisor prints on standard output once everything runs."""
+    token_file = None if admin is None else admin.token_file
     return orjson.dumps(
-        {"event": "ready", "pid": os.getpid(), "workers": workers, "listen": listen, "admin": admin}
+        {
+            "event": "ready",
+            "pid": os.getpid(),
+            "workers": workers,
+            "listen": listen,
+            "admin": None if admin is None else admin.name,
+            "admin_token_file": None if token_file is None else str(token_file.path),
+        }
     )
 
 

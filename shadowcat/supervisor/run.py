@@ -156,8 +156,9 @@ class Supervisor:
                     self._stop_now(number)
                 case signal.SIGUSR1:
                     LOGGER.info("SIGUSR1: opening log files anew")
-                    for member in self._workers:
-                        self._send(member, signal.SIGUSR1)
+                    for member in self._members:
+                        if member.number is not None:
+                            self._send(member, signal.SIGUSR1)
                 case signal.SIGHUP:
                     self._reload()
 

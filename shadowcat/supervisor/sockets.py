@@ -16,7 +16,9 @@ from pathlib import Path
 
 from shadowcat.config.addresses import Address, bracketed
 from shadowcat.errors import StartError
+from shadowcat.supervisor.ownership import why_not_private, why_replaceable
 from shadowcat.supervisor.syn_filter import refuse_new_handshakes
+from shadowcat.supervisor.token_file import TokenFile
 
 
 class Listeners:
@@ -94,14 +96,22 @@ class Listeners:
 class AdminListener:
     """The one socket of the admin listener: TCP, or a Unix socket that only this user may connect to."""
 
-    __slots__ = ("_inode", "_path", "name", "socket")
+    __slots__ = ("_inode", "_path", "name", "socket", "token", "token_file")
 
-    def __init__(self, address: Address, backlog: int) -> None:
+    def __init__(self, address: Address, backlog: int, token: str | None = None) -> None:
         """Bind and listen.
 
+        Args:
+            address: Where to.
+            backlog: Length of the accept queue.
+            token: What callers must show. With None one is made for TCP, and its file is `token_file`.
+
         Raises:
-            StartError: The address is in use or not to be had; the message names it.
+            StartError: The address is in use or not to be had, or other users could get in; the message says
+                what to do.
         """
+        self.token = token
+        self.token_file: TokenFile | None = None
         self._path: Path | None = None
         self._inode = 0
         if address.unix_path is None:
@@ -111,6 +121,10 @@ class AdminListener:
                 with _closed_on_error(self.socket):
                     self.socket.listen(backlog)
             self.name = socket_name(self.socket)
+            if token is None:
+                with _closed_on_error(self.socket):
+                    self.token_file = TokenFile(self.socket.getsockname(), os.environ)
+                self.token = self.token_file.token
             return
         self._path = path = Path(address.unix_path)
         self.name = str(address)
@@ -124,11 +138,15 @@ class AdminListener:
             finally:
                 os.umask(mask)
             self._inode = path.stat().st_ino
+            # Before anybody can connect. Not every file system goes by modes.
+            _check_private(path)
             self.socket.listen(backlog)
 
     def remove(self) -> None:
-        """Close the socket and take its file away, unless it has become somebody else's."""
+        """Close the socket and take its files away, unless they have become somebody else's."""
         self.socket.close()
+        if self.token_file is not None:
+            self.token_file.remove()
         if self._path is not None:
             with contextlib.suppress(OSError):
                 if self._path.stat().st_ino == self._inode:
@@ -193,6 +211,20 @@ def _remove_stale(path: Path) -> None:
             f"unix:{path} is in use: another shadowcat-supervisor listens there; stop it or change `admin`"
         )
     path.unlink(missing_ok=True)
+
+
+def _check_private(path: Path) -> None:
+    """See that only this user can connect to a Unix socket, and that nobody can put another in its place.
+
+    Raises:
+        StartError: It is not so.
+    """
+    reason = why_not_private(path.lstat()) or why_replaceable(path.parent)
+    if reason is not None:
+        path.unlink(missing_ok=True)
+        raise StartError(
+            f"cannot use unix:{path} for `admin`: {reason}; choose a directory that only you can write to"
+        )
 
 
 @contextlib.contextmanager

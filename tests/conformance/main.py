@@ -28,10 +28,12 @@ class Proxy(NamedTuple):
 
     url: str  # to use instead of the upstreams' URLs
     metrics: str
+    token: str
 
     def sessions(self) -> dict[str, int]:
         """Return how many sessions each upstream has been given so far."""
-        with urllib.request.urlopen(self.metrics, timeout=10) as response:
+        request = urllib.request.Request(self.metrics, headers={"Authorization": f"Bearer {self.token}"})
+        with urllib.request.urlopen(request, timeout=10) as response:
             return sessions_in(response.read().decode())
 
 
@@ -59,7 +61,8 @@ def shadowcat(upstreams: Sequence[str], results: Path) -> Iterator[Proxy]:
     for number, url in enumerate(upstreams):
         command += ["--upstream", f"upstream-{number}={url}"]
     with announced(command, results / "shadowcat", environ) as ready:
-        yield Proxy(f"http://{ready['listen'][0]}/mcp", f"http://{ready['admin']}/metrics")
+        token = Path(ready["admin_token_file"]).read_text().strip()
+        yield Proxy(f"http://{ready['listen'][0]}/mcp", f"http://{ready['admin']}/metrics", token)
 
 
 def summary(leg: Leg, way: str, results: Results) -> str:

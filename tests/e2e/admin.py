@@ -17,7 +17,8 @@ def call(cat: Shadowcat, method: str, path: str, body: Mapping[str, Any] | None 
     connection = http.client.HTTPConnection(host, int(port), timeout=10)
     try:
         data = None if body is None else json.dumps(body)
-        connection.request(method, path, data, {} if data is None else {"Content-Type": "application/json"})
+        kind = {} if data is None else {"Content-Type": "application/json"}
+        connection.request(method, path, data, cat.admin_headers | kind)
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     finally:

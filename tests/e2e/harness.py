@@ -91,6 +91,8 @@ class Shadowcat:
         self._process: subprocess.Popen[bytes] | None = None
         self.ready: dict[str, Any] = {}
         """The ready line."""
+        self.admin_headers: dict[str, str] = {}
+        """What the admin listener asks for, where the supervisor has made it."""
 
     # Life
 
@@ -144,6 +146,9 @@ class Shadowcat:
         line = stdout.readline()
         assert line, f"ended with {self._popen.wait(STOP_TIMEOUT)} before it was ready: {self.stderr}"
         self.ready = json.loads(line)
+        if self.ready["admin_token_file"] is not None:
+            token = Path(self.ready["admin_token_file"]).read_text().strip()
+            self.admin_headers = {"Authorization": f"Bearer {token}"}
 
     def write(self, config: Mapping[str, Any] | str) -> None:
         """Write the configuration file: keys beside the usual ones, or its whole text."""
@@ -190,10 +195,6 @@ class Shadowcat:
     def url(self) -> str:
         return f"http://{self.ready['listen'][0]}"
 
-    @property
-    def admin_url(self) -> str:
-        return f"http://{self.ready['admin']}"
-
     def children(self) -> dict[str, psutil.Process]:
         """The running children by the name in their title, such as "worker 0"."""
         children = {}
@@ -209,7 +210,7 @@ class Shadowcat:
     def admin(self, path: str) -> tuple[int, bytes]:
         """GET from the admin listener: status and body."""
         host, _, port = self.ready["admin"].rpartition(":")
-        return get((host, int(port)), path)
+        return get((host, int(port)), path, **self.admin_headers)
 
     def status(self) -> dict[str, Any]:
         """What /api/status says."""
@@ -218,11 +219,11 @@ class Shadowcat:
         return json.loads(body)
 
 
-def get(address: tuple[str, int], path: str, timeout: float = 10.0) -> tuple[int, bytes]:
+def get(address: tuple[str, int], path: str, timeout: float = 10.0, **headers: str) -> tuple[int, bytes]:
     """One GET over a fresh connection: status and body."""
     connection = http.client.HTTPConnection(*address, timeout=timeout)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=headers)
         response = connection.getresponse()
         return response.status, response.read()
     finally:

@@ -37,7 +37,7 @@ def admin(cat: Shadowcat, method: str, path: str, **headers: str) -> tuple[int, 
     host, _, port = cat.ready["admin"].rpartition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=10)
     try:
-        connection.request(method, path, headers=headers)
+        connection.request(method, path, headers=cat.admin_headers | headers)
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:

@@ -19,7 +19,18 @@ LAYERS = (
 )  # fmt: skip
 ANYTHING = {"supervisor", "worker", "cli", "testing", "__main__"}
 PURE = {"http1", "mcp", "policy"}
-PURE_FILES = {"addresses", "urls", "units", "interpolate", "structure", "headers", "mcp_servers", "changes"}
+PURE_FILES = {
+    "addresses",
+    "urls",
+    "units",
+    "interpolate",
+    "structure",
+    "headers",
+    "mcp_servers",
+    "changes",
+    "admin_token",
+    "auditing",
+}
 """Of config: what reads no file and no environment by itself."""
 IMPURE = {
     "asyncio",

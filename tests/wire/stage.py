@@ -15,6 +15,7 @@ from shadowcat.config.model import (
     Http,
     Limits,
     Outlier,
+    Policy,
     Pool,
     Retry,
     Route,
@@ -165,6 +166,7 @@ def stage(
     auth: Auth | None = None,
     limits: RouteLimits | None = None,
     host_limits: Limits | None = None,
+    policy: Policy | None = None,
     **options: Any,
 ) -> Iterator[Stage]:
     """Assemble a proxy with the route /mcp, and with `routes`; further options are top-level keys.
@@ -181,6 +183,7 @@ def stage(
         timeouts=Timeouts(**timeouts or {}),
         retry=Retry(**retry or {}),
         auth=auth,
+        policy=policy,
         breaker=breaker,
         outlier=outlier,
         limits=limits,

@@ -426,7 +426,7 @@ def test_a_reload_keeps_what_was_used() -> None:
 def test_without_limits_nothing_is_asked() -> None:
     with guarded(auth={"cache": 1}) as proxy:
         route = proxy.plane.routes[0]
-        assert (route.checks, route.is_limited_ahead, route.holds_seats) == ((), False, False)
+        assert (route.checks, route.is_limited_ahead, route.limits) == ((), False, None)
     with stage(
         routes=[Route(path="/b", upstreams=[Upstream(url="http://b/")])], limits=own(route="1/h")
     ) as proxy:

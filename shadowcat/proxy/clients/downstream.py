@@ -15,14 +15,15 @@ from shadowcat.proxy.clients.answers import CONTINUE
 from shadowcat.proxy.clients.client_state import State
 from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.clients.own_answer import OwnAnswer
+from shadowcat.proxy.clients.pages import Verdict, Visit
 from shadowcat.proxy.clients.request_reader import Broken, RequestReader, Stage
 from shadowcat.proxy.clients.template import RequestTemplate
+from shadowcat.proxy.clients.waiter import Waiter
 from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER, limit_silence, reset, unacknowledged
 from shadowcat.proxy.wheel import TICK, Timed
 
 if TYPE_CHECKING:
-    from shadowcat.proxy.clients.admission import Waiter
     from shadowcat.proxy.limits.entrance import LockWaiter
     from shadowcat.proxy.plane import DataPlane
 
@@ -86,7 +87,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._stage = _IDLE
         """The reader's stage for which the deadline was set."""
         self._exchange: Exchange | None = None
-        self._waiter: Waiter | LockWaiter | None = None
+        self._waiter: Waiter | LockWaiter | Visit | None = None
         """A request that cannot be judged yet."""
         self._requests_left = plane.http.max_requests
         self.last_request = False
@@ -308,14 +309,14 @@ class ClientConnection(asyncio.Protocol, Timed):
         return True
 
     def decided(
-        self, template: RequestTemplate, values: tuple[bytes, ...], body: bytes, denial: Denial | None
+        self, template: RequestTemplate, values: tuple[bytes, ...], body: bytes, verdict: Verdict
     ) -> None:
         """A request is let through, or not; it may have waited for that."""
         self._waiter = None
-        if denial is None:
+        if verdict is None:
             self._begin(template, values, body)
         else:
-            self._answer(OwnAnswer(denial, template, body, values))
+            self._answer(OwnAnswer.of(verdict, template, body, values))
 
     # From the exchange.
 

@@ -12,6 +12,7 @@ from shadowcat.mcp.eras import Era, era_of
 from shadowcat.policy.forwarded import describe
 from shadowcat.policy.guard import Guard
 from shadowcat.policy.inspect import has_foreign_charset
+from shadowcat.proxy.clients.pages import Pages
 from shadowcat.proxy.clients.template import RequestTemplate
 from shadowcat.proxy.exchanges.kinds import Kinds
 from shadowcat.proxy.route import RouteTable
@@ -44,10 +45,20 @@ class RequestHeads:
     their own, because what a head is allowed depends on where it comes from.
     """
 
-    __slots__ = ("_cutter", "_guard", "_kinds", "_limits", "_memo", "_routes", "_trusted", "limit")
+    __slots__ = ("_cutter", "_guard", "_kinds", "_limits", "_memo", "_pages", "_routes", "_trusted", "limit")
 
-    def __init__(self, http: Http, routes: RouteTable, guard: Guard, kinds: Kinds, *, trusted: bool) -> None:
+    def __init__(
+        self,
+        http: Http,
+        routes: RouteTable,
+        guard: Guard,
+        kinds: Kinds,
+        pages: Pages | None = None,
+        *,
+        trusted: bool,
+    ) -> None:
         """`trusted` tells whether X-Forwarded-* fields are believed."""
+        self._pages = pages
         self._kinds = kinds
         self._trusted = trusted
         self._cutter = Cutter(_VARYING)
@@ -123,6 +134,10 @@ class RequestHeads:
             refusal = self._guard.check(head.host, head.values(b"origin"))
             if head.method not in _READING and refusal is None:
                 refusal = Refusal.METHOD
+        page = self._pages.kind_at(head.target.path) if self._pages is not None else None
+        if page is not None and self._pages is not None:
+            route, suffix = None, b""
+            refusal = self._guard.check(head.host, head.values(b"origin")) or self._pages.refuse(page, head)
         forwarded = describe(head.named, head.host, trusted=self._trusted)
         if route is not None and route.access is not None and route.access.forwards:
             tokens = [(_TOKEN, b"Authorization", value) for value in head.values(_TOKEN)]
@@ -131,6 +146,8 @@ class RequestHeads:
         template = RequestTemplate(head, era, route, suffix, refusal, forwarded, holes)
         if described is not None:
             template.document = described.document(template.base)
+        if page is not None and self._pages is not None:
+            template.page = self._pages.request(page, head)
         template.new_exchange = self._kinds.of(template)
         return template
 

@@ -55,7 +55,7 @@ class InitializeExchange(LockExchange):
         self._reserve()
 
     def prepare(self) -> None:
-        """Begin with nothing; from here on it can be refused."""
+        """There is no session yet; comes first, even if the request ends before it has started."""
         self._patience = inf
         self._slot: int | None = None
         self._upstream_id: bytes | None = None
@@ -177,6 +177,8 @@ class InitializeExchange(LockExchange):
             self._committed = True
             assert self._result.result is not None
             self.plane.sessions.commit(session, self._result.result)
+            if self.plane.audit is not None:
+                self.plane.audit.session_created(self, self._client, session)
 
     def end(self, rest: bytes) -> None:
         """Hand on the last part of the answer."""

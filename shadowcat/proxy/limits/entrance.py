@@ -16,8 +16,10 @@ from shadowcat.auth.verify import Unknown
 from shadowcat.errors import Refusal
 from shadowcat.mcp.batch import split_batch
 from shadowcat.mcp.envelope import Kind, peek
-from shadowcat.proxy.clients.admission import Admission, Waiter
+from shadowcat.proxy.clients.admission import Admission
 from shadowcat.proxy.clients.denial import Denial
+from shadowcat.proxy.clients.exchanger import Lacking
+from shadowcat.proxy.clients.waiter import Waiter
 from shadowcat.proxy.limits.accounts import Bounded
 from shadowcat.proxy.limits.answers import DISCOVER, denial_of
 from shadowcat.proxy.limits.limits import Limits
@@ -27,6 +29,7 @@ from shadowcat.shm.locks import LockBusyError
 
 if TYPE_CHECKING:
     from shadowcat.proxy.clients.downstream import ClientConnection
+    from shadowcat.proxy.clients.pages import Visit
     from shadowcat.proxy.clients.template import RequestTemplate
 
 _OBJECT: Final = b"{"
@@ -127,7 +130,7 @@ class Entrance:
 
     def judge(
         self, client: ClientConnection, template: RequestTemplate, body: bytes | None
-    ) -> Denial | Unknown | Busy | None:
+    ) -> Denial | Unknown | Lacking | Busy | None:
         """Whether a request may begin; None: it may.
 
         Args:
@@ -142,7 +145,7 @@ class Entrance:
                 return Busy.BUSY
             if denial is not None:
                 return denial
-        return self._admission.judge(template)
+        return self._admission.judge(template, client)
 
     def charge(
         self, client: ClientConnection, template: RequestTemplate, body: bytes | None
@@ -193,7 +196,7 @@ class Entrance:
 
     def admit(
         self, client: ClientConnection, template: RequestTemplate, values: tuple[bytes, ...], body: bytes
-    ) -> Waiter | LockWaiter | Denial | None:
+    ) -> Waiter | LockWaiter | Visit | Denial | None:
         """Let a whole request in, or not.
 
         Args:
@@ -205,6 +208,10 @@ class Entrance:
         Returns:
             None if it may begin; why it may not; or what waits until the client is told by `decided`.
         """
+        page = template.page
+        if page is not None:
+            unknown = page.judge(template, client)
+            return page.wait(template, unknown, partial(client.decided, template, values, body), client)
         if self.is_limited and not self._paid and not template.chain and body[:1] == _OBJECT:
             # The short way, for one message from an address that is known.
             accounts = self._direct.get(client.address)
@@ -217,7 +224,7 @@ class Entrance:
                     route: Any = template.route
                     if route.access is None:
                         return None
-                    verdict = self._admission.judge(template)
+                    verdict = self._admission.judge(template, client)
                     if verdict is None or isinstance(verdict, Denial):
                         return verdict
                     return self._wait(client, template, values, body, verdict)
@@ -233,12 +240,12 @@ class Entrance:
         template: RequestTemplate,
         values: tuple[bytes, ...],
         body: bytes,
-        verdict: Unknown | Busy,
+        verdict: Unknown | Lacking | Busy,
     ) -> Waiter | LockWaiter | Denial:
         decided = partial(client.decided, template, values, body)
         if isinstance(verdict, Busy):
             return LockWaiter(self, self._loop, (client, template, body), decided)
-        return self._admission.wait(template, verdict, partial(self.go_on, client, decided))
+        return self._admission.wait(template, verdict, partial(self.go_on, client, decided), client)
 
     def go_on(self, client: ClientConnection, decided: Decided, denial: Denial | None) -> None:
         """A request that has waited is decided: if it begins, it has been charged."""

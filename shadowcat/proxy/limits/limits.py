@@ -61,9 +61,7 @@ class Limits:
         for route, section in zip(routes, config.routes, strict=True):
             route.is_limited_ahead = ahead
             check = LimitCheck(self, RouteRules(section, make), route.meters.limited)
-            route.holds_seats = check.has_seats
-            if check.asks:
-                route.checks = (check, *route.checks)
+            route.limits = check if check.asks else None
         return ahead
 
     def network(self, client: ClientConnection, template: RequestTemplate) -> str:

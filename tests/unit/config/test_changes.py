@@ -18,6 +18,7 @@ from shadowcat.config.changes import (
 )
 from shadowcat.config.model import (
     AccessLog,
+    Audit,
     Balance,
     Config,
     Credential,
@@ -201,7 +202,8 @@ def test_every_key_that_is_not_reloadable_needs_a_restart():
     """Whatever keys there are: each is compared, and unless the table has it, named."""
     changed = {
         "admin": None, "listen": "127.0.0.1:1", "workers": CONFIG.workers + 1, "access_log": AccessLog(),
-        "public_url": "https://x",
+        "audit": Audit(path="audit.jsonl"),
+        "public_url": "https://x", "admin_token": "0123456789abcdef",
     }  # fmt: skip
     for key in Config.__struct_fields__:
         value = getattr(CONFIG, key)

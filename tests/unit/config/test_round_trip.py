@@ -157,6 +157,7 @@ SPECIAL: dict[tuple[type, str], st.SearchStrategy[Any]] = {
     (AccessLog, "path"): files,
     (Balance, "hash_on"): st.sampled_from(["principal", "header:X-Tenant", "argument:a:b", "argument:${x}"]),
     (Config, "admin"): st.sampled_from([None, "127.0.0.1:9090", "unix:/run/x y"]),
+    (Config, "admin_token"): st.none() | st.from_regex(r"[!-~]{16,64}", fullmatch=True),
     (Config, "allowed_hosts"): st.lists(words | st.just("*")),
     (Config, "allowed_origins"): st.lists(words.map("https://{}:8443".format) | st.just("*")),
     (Config, "listen"): st.sampled_from(["127.0.0.1:80", ["[::1]:80"], ["127.0.0.1:80", "localhost:81"]]),

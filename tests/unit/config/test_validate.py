@@ -85,6 +85,17 @@ def test_admin_is_local_even_if_insecure(admin, message):
 
 
 @pytest.mark.parametrize(
+    "token", ["", "0123456789abcde", "x" * 513, "0123456789 abcdef", "0123456789abcdef\n", "0123456789abcdé"]
+)
+def test_admin_tokens_can_be_sent_and_not_guessed(token):
+    message = refusal(admin_token=token)
+    assert message.startswith("admin_token: ")
+    assert not token or token not in message
+    accepted(admin_token="0123456789abcdef")
+    accepted(admin_token="!~" * 256)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"http": Http(body_limit=Size(0))}, "http.body_limit: must be more than 0"),

@@ -19,7 +19,7 @@ from shadowcat.control.present import Present
 from shadowcat.control.server import Admin
 from shadowcat.shm.shared import CONTROL, Shared, worker_number
 
-from .live import Changes, Host, serving
+from .live import TOKEN, Changes, Host, serving
 
 DEADLINE = 10.0
 Request = Callable[..., http.client.HTTPResponse]
@@ -53,7 +53,7 @@ class Control:
             status = 99
             try:
                 self._line.close()
-                status = run(shared, sockets, Tie(own))
+                status = run(shared, sockets, Tie(own), token=TOKEN)
             finally:
                 os._exit(status)
         own.close()
@@ -85,6 +85,12 @@ class Control:
             self.kill(signal.SIGKILL)
             self.wait()
         self._line.close()
+
+
+@pytest.fixture(autouse=True)
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What commands show to the listener."""
+    monkeypatch.setenv("SHADOWCAT_ADMIN_TOKEN", TOKEN)
 
 
 @pytest.fixture
@@ -162,10 +168,10 @@ def host(config: Config, shared: Shared) -> Iterator[Host]:
     changes = Changes(config)
     table = shared.sessions_for(CONTROL)
     try:
-        present = Present(shared)
+        present, closer = Present(shared), Closer(shared, table)
         limiter, concurrency = shared.limiter_with(table.locks), shared.concurrency_with(table.locks, CONTROL)
         limits = LimitsApi(present, limiter, concurrency)
-        admin = Admin(present, shared, table, Closer(shared, table), HealthChecker(shared), changes, limits)
+        admin = Admin(present, shared, table, closer, HealthChecker(shared), changes, limits, token=TOKEN)
         with serving(admin, changes) as running:
             yield running
     finally:
@@ -192,7 +198,7 @@ def ask(tcp: socket.socket) -> Request:
     ) -> http.client.HTTPResponse:
         connection = connect(to or tcp)
         try:
-            connection.request(method, path, headers=headers)
+            connection.request(method, path, headers={"Authorization": f"Bearer {TOKEN}"} | headers)
             answer = connection.getresponse()
             answer.body = answer.read()  # type: ignore[attr-defined]
             return answer

@@ -14,11 +14,13 @@ from aiohttp import web
 
 from shadowcat.config.changes import differences
 from shadowcat.config.model import Config
-from shadowcat.control.changes import Applied
+from shadowcat.control.changes import BY_API, Applied
 from shadowcat.control.server import Admin
 from shadowcat.errors import ConfigError
 
 DEADLINE = 10.0
+TOKEN = "correct-horse-battery-staple"
+"""Of the admin listener."""
 
 
 class Changes:
@@ -39,7 +41,9 @@ class Changes:
     def current(self) -> Config:
         return self.config
 
-    async def apply(self, config: Config, *, drain: Mapping[tuple[str, str], float] = {}) -> Applied:
+    async def apply(
+        self, config: Config, *, drain: Mapping[tuple[str, str], float] = {}, by: str = BY_API
+    ) -> Applied:
         await asyncio.sleep(self.pause)
         if self.refusal is not None:
             raise ConfigError(self.refusal)
@@ -49,7 +53,7 @@ class Changes:
         self.drains.append(dict(drain))
         return Applied(self.version, changed=changed, restart_needed=self.restart_needed)
 
-    async def reload(self) -> Applied:
+    async def reload(self, *, by: str = BY_API) -> Applied:
         return await self.apply(self.file)
 
 
@@ -88,6 +92,7 @@ class Host:
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         if body is not None and not isinstance(body, bytes):
             body = orjson.dumps(body)
+        fields.setdefault("Authorization", f"Bearer {TOKEN}")
         if body is not None:
             fields.setdefault("Content-Type", "application/json")
         connection = http.client.HTTPConnection(self.address, timeout=DEADLINE)

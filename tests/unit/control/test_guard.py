@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shadowcat.control.guard import check
+from shadowcat.control.guard import admit, check
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,55 @@ def test_a_foreign_host_may_not_change_anything_either() -> None:
     denial = check("DELETE", ["evil.example"], [], local=False)
     assert denial is not None
     assert denial.status == 421
+
+
+TOKEN = "correct-horse-battery-staple"
+
+
+@pytest.mark.parametrize("field", [f"Bearer {TOKEN}", f"bearer {TOKEN}", f"BEARER   {TOKEN} "])
+@pytest.mark.parametrize("local", [True, False])
+def test_the_token_lets_in(field: str, local: bool) -> None:
+    assert admit(TOKEN, [field], local) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [f"Bearer {TOKEN[:-1]}"],
+        [f"Bearer {TOKEN}x"],
+        [f"Bearer {TOKEN.upper()}"],
+        [f"Basic {TOKEN}"],
+        [f"Bearer\t{TOKEN}"],
+        [f"Bearer{TOKEN}"],
+        [TOKEN],
+        ["Bearer "],
+        ["Bearer"],
+        [""],
+        ["Bearer \udcff\xe9"],
+        [f"Bearer {TOKEN}", f"Bearer {TOKEN}"],
+        [f"Bearer {TOKEN}, Bearer {TOKEN}"],
+    ],
+)
+@pytest.mark.parametrize("local", [True, False])
+def test_nothing_else_does(fields: list[str], local: bool) -> None:
+    denial = admit(TOKEN, fields, local)
+    assert denial is not None
+    assert (denial.status, denial.challenge) == (401, 'Bearer realm="shadowcat admin", error="invalid_token"')
+    assert TOKEN not in denial.message
+
+
+def test_who_shows_none_is_told_what_to_show() -> None:
+    for local in (True, False):
+        denial = admit(TOKEN, [], local)
+        assert denial is not None
+        assert (denial.status, denial.challenge) == (401, 'Bearer realm="shadowcat admin"')
+        assert "Authorization: Bearer" in denial.message
+
+
+def test_without_a_token_a_unix_socket_is_open_and_nothing_else() -> None:
+    assert admit(None, [], local=True) is None
+    assert admit(None, ["Bearer x"], local=True) is None
+    for fields in ([], ["Bearer "], ["Bearer"], [f"Bearer {TOKEN}"], ["Bearer None"]):
+        denial = admit(None, fields, local=False)
+        assert denial is not None
+        assert denial.status == 401

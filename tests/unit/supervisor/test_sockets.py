@@ -185,3 +185,49 @@ def test_tcp_admin_listener_in_use():
     with pytest.raises(StartError, match=f"127.0.0.1:{port}.*admin.*in use"):
         AdminListener(Address("127.0.0.1", port), 16)
     first.remove()
+
+
+def test_a_unix_socket_is_refused_where_others_could_replace_it(tmp_path: Path):
+    path = tmp_path / "shared" / "admin.sock"
+    path.parent.mkdir()
+    for mode in (0o777, 0o770, 0o702):
+        path.parent.chmod(mode)
+        with pytest.raises(StartError, match=f"unix:{path} for `admin`: other users may write to"):
+            AdminListener(Address(unix_path=str(path)), 16)
+        assert not path.exists()
+    path.parent.chmod(0o1777)  # As /tmp is.
+    AdminListener(Address(unix_path=str(path)), 16).remove()
+
+
+def test_a_unix_socket_is_refused_where_modes_mean_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "admin.sock"
+    monkeypatch.setattr("os.umask", lambda mask: 0)
+    monkeypatch.setattr(socket.socket, "bind", bound_to_all)
+    with pytest.raises(StartError, match=r"other users may use it \(mode 777\)"):
+        AdminListener(Address(unix_path=str(path)), 16)
+    assert not path.exists()
+
+
+def bound_to_all(one: socket.socket, address: str) -> None:
+    """What a file system does that has no modes."""
+    super(socket.socket, one).bind(address)
+    Path(address).chmod(0o777)
+
+
+def test_over_tcp_a_token_is_made_unless_there_is_one(tmp_path: Path):
+    made, given = AdminListener(LOOPBACK, 16), AdminListener(LOOPBACK, 16, "0123456789abcdef")
+    assert made.token_file is not None
+    assert made.token == made.token_file.path.read_text().strip()
+    assert (given.token, given.token_file) == ("0123456789abcdef", None)
+    unix = AdminListener(Address(unix_path=str(tmp_path / "s")), 16)
+    assert (unix.token, unix.token_file) == (None, None)
+    for one in (made, given, unix):
+        one.remove()
+    assert not made.token_file.path.exists()
+
+
+def test_nothing_listens_where_no_token_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nothing"))
+    with pytest.raises(StartError, match=r"cannot keep the admin token in .*nothing"):
+        AdminListener(LOOPBACK, 16)
