@@ -96,6 +96,10 @@ class Refusal(Enum):
     )
     # The audit.
     AUDIT_FULL = _Row(503, _INTERNAL, False, "requests cannot be recorded now", "RFC 9110 15.6.4", None, 1)
+    # Limits. A client that is told 429 about server/discover would take the server for a legacy one.
+    LIMITED = _Row(429, 429, False, "too many requests", "RFC 6585 4", None, 1)
+    DISCOVER_LIMITED = _Row(503, _INTERNAL, False, "too many requests", "RFC 9110 15.6.4", None, 1)
+    LIMITER_BUSY = _Row(503, _INTERNAL, False, "limits cannot be checked now", "RFC 9110 15.6.4", None, 1)
     CHARSET = _Row(415, _INVALID, False, "JSON is UTF-8; no other charset is accepted", "RFC 8259 8.1")
     # Body: JSON-RPC that the next parser could read in another way, or that nobody can read.
     NOT_JSON = _Row(400, PARSE_ERROR, False, "the body is not JSON in UTF-8", "JSON-RPC 2.0 5.1")

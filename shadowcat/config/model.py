@@ -23,6 +23,7 @@ from shadowcat.config.sections.credentials import (
     OAuthClient,
     TokenExchange,
 )
+from shadowcat.config.sections.limits import Limits, RouteLimits
 from shadowcat.config.sections.policy import Policy, Rule, Tools
 from shadowcat.config.sections.upstreams import (
     Balance,
@@ -55,6 +56,7 @@ __all__ = [
     "Http",
     "Introspection",
     "Issuer",
+    "Limits",
     "Log",
     "Login",
     "OAuthClient",
@@ -64,6 +66,7 @@ __all__ = [
     "Positive",
     "Retry",
     "Route",
+    "RouteLimits",
     "Rule",
     "Section",
     "Sessions",
@@ -96,6 +99,8 @@ class Route(Section, frozen=True, kw_only=True):
     """Off by default: everybody may use the route."""
     policy: Policy | None = None
     """Off by default: whoever may use the route may do everything."""
+    limits: RouteLimits | None = None
+    """Off by default."""
 
 
 class Sessions(Section, frozen=True, kw_only=True):
@@ -194,6 +199,7 @@ class Config(Section, frozen=True, kw_only=True):
     """Most routes, with those removed while running; each takes about 5 KiB for each process."""
     routes: list[Route]
     sessions: Sessions = Sessions()
+    limits: Limits = Limits()
     http: Http = Http()
     log: Log = Log()
     access_log: AccessLog | None = None

@@ -15,12 +15,13 @@ from shadowcat.config.admin_token import check_admin_token
 from shadowcat.config.auditing import audit_problems
 from shadowcat.config.credentials import credential_problems
 from shadowcat.config.headers import FIELD_NAME, RESERVED
+from shadowcat.config.limits import limit_problems
 from shadowcat.config.login import login_problems
 from shadowcat.config.model import Config, Health
 from shadowcat.config.rules import policy_problems
 from shadowcat.config.structure import build
 from shadowcat.config.tools import tools_problems
-from shadowcat.config.units import Duration, Size
+from shadowcat.config.units import Duration, Limit, Size
 from shadowcat.config.urls import check_authority, check_path, check_public_url, parse_upstream, upstream_name
 from shadowcat.errors import ConfigError
 
@@ -104,7 +105,7 @@ def _unlike(value: Any, wanted: Any, path: str) -> Iterator[str]:
     elif type(value) is not type(wanted) and value != wanted:
         name = type(wanted).__name__
         # Other values may be secrets.
-        advice = f": write {name}({value!r})" if isinstance(wanted, (Duration, Size)) else ""
+        advice = f": write {name}({value!r})" if isinstance(wanted, (Duration, Limit, Size)) else ""
         yield f"{path}: expected {name}, got {type(value).__name__}{advice}"
 
 
@@ -290,6 +291,8 @@ def _routes(config: Config) -> Iterator[str]:
             yield from policy_problems(f"{path}.policy", route)
             if route.policy.tools is not None:
                 yield from tools_problems(f"{path}.policy.tools", route.policy.tools)
+        if route.limits is not None:
+            yield from limit_problems(f"{path}.limits", route)
         if route.health is not None:
             yield from _health(f"{path}.health", route.health)
         if route.breaker is not None:

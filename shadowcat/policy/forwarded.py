@@ -27,6 +27,25 @@ class Forwarded(NamedTuple):
         return (proto + b"://" + host.lower()).decode("ascii")
 
 
+def network_of(address: str) -> str:
+    """What limits of addresses take for one client: the address; of IPv6 the /64, which one client has whole.
+
+    Args:
+        address: As a peer has it, or a proxy has passed it on: with a port, perhaps, or no address at all.
+    """
+    text = address.partition("%")[0]
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        parsed = ip_address(text)
+    except ValueError:
+        return address
+    mapped = getattr(parsed, "ipv4_mapped", None) or parsed
+    return str(mapped) if mapped.version == 4 else str(ip_network((mapped.packed, 64), strict=False))
+
+
 def is_loopback(address: str) -> bool:
     """Whether a numeric address belongs to this machine alone."""
     try:

@@ -18,6 +18,8 @@ from shadowcat.proxy.clients.request_heads import RequestHeads
 from shadowcat.proxy.exchanges.affinity import Affinity
 from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.exchanges.kinds import Kinds
+from shadowcat.proxy.limits.entrance import Entrance
+from shadowcat.proxy.limits.limits import Limits
 from shadowcat.proxy.meters import WorkerMeters
 from shadowcat.proxy.observers.observe import Observation, Observer
 from shadowcat.proxy.route import Route, RouteTable
@@ -51,6 +53,7 @@ class DataPlane:
         process: int,
         loop: asyncio.AbstractEventLoop,
         wall: Callable[[], float],
+        clock_ns: Callable[[], int],
     ) -> None:
         """Made by `assembly.assemble` alone, which also adds the routes; `wall` tells seconds since 1970."""
         self.loop = loop
@@ -75,6 +78,8 @@ class DataPlane:
         self.admission = Admission(self, shared, process, wall)
         self.pages = Pages(self, shared, process)
         self.credentials = Credentials(shared, process, loop.time, wall)
+        self.limits = Limits(self, shared, process, clock_ns)
+        self.entrance = Entrance(self.limits, self.admission, loop, self.cells)
         self.affinity = Affinity(self, shared.affinity)
         slots = shared.slots_for(process, self.sessions.table.locks)
         self.room = Room(loop, slots, shared.mail, process)
@@ -107,6 +112,7 @@ class DataPlane:
         }
         self.routes = routes
         self.admission.take_up(config, routes)
+        self.entrance.take_up(is_limited=self.limits.take_up(config, routes))
         for route, section in zip(routes, config.routes, strict=True):
             route.checks = checks_of(self, route, section)
         self.pages.configure(config)
@@ -233,6 +239,7 @@ class DataPlane:
     def disconnected(self, client: ClientConnection) -> None:
         """A client is gone."""
         self._clients.discard(client)
+        self.entrance.forget(client)
         self.meters.open(len(self._clients))
 
     def detach(self, exchange: Exchange) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
@@ -25,6 +24,7 @@ from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER, limit_silence, reset, un
 from shadowcat.proxy.wheel import TICK, Timed
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.limits.entrance import LockWaiter
     from shadowcat.proxy.plane import DataPlane
 
 _PIPELINE_LIMIT: Final = 64 * 1024
@@ -87,8 +87,8 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._stage = _IDLE
         """The reader's stage for which the deadline was set."""
         self._exchange: Exchange | None = None
-        self._waiter: Waiter | Visit | None = None
-        """A request whose token cannot be judged yet."""
+        self._waiter: Waiter | LockWaiter | Visit | None = None
+        """A request that cannot be judged yet."""
         self._requests_left = plane.http.max_requests
         self.last_request = False
         """Whether the present request is the last one this connection may carry."""
@@ -241,7 +241,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         template = self._reader.template
         if stage is Stage.BODY and template is not None and template.halts:
             # Decided on the head, so that nobody is asked for a body that is not wanted.
-            denial = self._plane.admission.judge(template, self)
+            denial = self._plane.entrance.judge(self, template, None)
             if isinstance(denial, Denial):
                 self._break_off(self._reader.broken(denial))
                 return
@@ -299,22 +299,19 @@ class ClientConnection(asyncio.Protocol, Timed):
             denial = None if template.refusal is None else Denial(template.refusal)
             self._answer(OwnAnswer(denial, template, body, values))
             return True
-        admission = template.page or self._plane.admission
-        verdict = admission.judge(template, self)
-        if verdict is None:
+        found = self._plane.entrance.admit(self, template, values, body)
+        if found is None:
             return False
-        decided = partial(self._decided, template, values, body)
-        found = verdict if isinstance(verdict, Denial) else admission.wait(template, verdict, decided, self)
         if isinstance(found, Denial):
-            decided(found)
+            self.decided(template, values, body, found)
         else:
             self._state, self._waiter, self.deadline = _ANSWERING, found, inf
         return True
 
-    def _decided(
+    def decided(
         self, template: RequestTemplate, values: tuple[bytes, ...], body: bytes, verdict: Verdict
     ) -> None:
-        """The request that waited is let through, or not."""
+        """A request is let through, or not; it may have waited for that."""
         self._waiter = None
         if verdict is None:
             self._begin(template, values, body)

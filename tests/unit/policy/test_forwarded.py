@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shadowcat.policy.forwarded import Forwarded, TrustedProxies, describe, is_loopback
+from shadowcat.policy.forwarded import Forwarded, TrustedProxies, describe, is_loopback, network_of
 
 CLAIMS = {
     b"x-forwarded-for": [b"192.0.2.1, 10.0.0.2", b"10.0.0.3"],
@@ -83,3 +83,20 @@ def test_claims_of_trusted_proxies_are_kept() -> None:
 
 def test_trusted_proxies_need_not_claim_anything() -> None:
     assert describe({}, b"localhost", trusted=True, scheme=b"https") == Forwarded(b"", b"localhost", b"https")
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("192.0.2.7:8080", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("[2001:db8:1:2::9]:443", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unknown", "unknown"),
+        ("", ""),
+    ],
+)
+def test_what_limits_take_for_one_client(address: str, network: str) -> None:
+    assert network_of(address) == network
