@@ -25,6 +25,7 @@ class StartError(ShadowcatError):
 # JSON-RPC 2.0 section 5.1; the MCP code is basic/transports "server validation" of revision 2026-07-28.
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
+INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 HEADER_MISMATCH: Final = -32020
 
@@ -89,7 +90,19 @@ class Refusal(Enum):
     TOKEN_MALFORMED = _Row(400, _INVALID, False, "malformed or repeated Authorization", "RFC 6750 3.1")
     TOKEN_IN_QUERY = _Row(400, _INVALID, False, "a token does not belong into the query", "RFC 9700 4.3.2")
     SCOPE_MISSING = _Row(403, 403, False, "the token does not allow this", "RFC 6750 3.1")
+    POLICY_DENIED = _Row(403, 403, False, "no rule of the policy allows this", "RFC 9110 15.5.4")
     TOKEN_UNCHECKED = _Row(503, _INTERNAL, False, "tokens cannot be checked now", "RFC 9110 15.6.4", None, 2)
+    LOGIN_UNAVAILABLE = _Row(503, _INTERNAL, False, "nobody can log in now", "RFC 9110 15.6.4", None, 5)
+    EXCHANGE_REFUSED = _Row(403, 403, False, "no token for the upstream is given for it", "RFC 8693 2.2.2")
+    CREDENTIAL_MISSING = _Row(
+        503, _INTERNAL, False, "no credential for the upstream can be had now", "RFC 9110 15.6.4", None, 2
+    )
+    # The audit.
+    AUDIT_FULL = _Row(503, _INTERNAL, False, "requests cannot be recorded now", "RFC 9110 15.6.4", None, 1)
+    # Limits. A client that is told 429 about server/discover would take the server for a legacy one.
+    LIMITED = _Row(429, 429, False, "too many requests", "RFC 6585 4", None, 1)
+    DISCOVER_LIMITED = _Row(503, _INTERNAL, False, "too many requests", "RFC 9110 15.6.4", None, 1)
+    LIMITER_BUSY = _Row(503, _INTERNAL, False, "limits cannot be checked now", "RFC 9110 15.6.4", None, 1)
     CHARSET = _Row(415, _INVALID, False, "JSON is UTF-8; no other charset is accepted", "RFC 8259 8.1")
     # Body: JSON-RPC that the next parser could read in another way, or that nobody can read.
     NOT_JSON = _Row(400, PARSE_ERROR, False, "the body is not JSON in UTF-8", "JSON-RPC 2.0 5.1")
@@ -101,6 +114,8 @@ class Refusal(Enum):
     TOO_COMPLEX = _Row(400, _INVALID, False, "the body has too many members to be checked", "RFC 8259 9")
     BATCH = _Row(400, _INVALID, False, "a batch is not allowed here", "MCP 2025-06-18 changelog")
     HEADER_DIFFERS = _Row(400, HEADER_MISMATCH, False, "the headers and the body differ", "MCP SEP-2243")
+    # SDK servers answer a call of a tool that they do not have with a result that says so, not with an error.
+    UNKNOWN_TOOL = _Row(200, INVALID_PARAMS, False, "unknown tool", "MCP server/tools, error handling")
     # Sessions of the legacy era. One row for a session that never was, is over, or is somebody else's.
     SESSION_UNKNOWN = _Row(404, _INVALID, False, "no such session; initialize anew", "MCP transports")
     SESSION_REPEATED = _Row(400, _INVALID, False, "Mcp-Session-Id is repeated", "RFC 9110 5.3")

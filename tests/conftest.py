@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# A deadline per example measures the machine's other work as much as the code.
-settings.register_profile("shadowcat", deadline=None)
+# A deadline per example measures the machine's other work as much as the code; so does the time that it takes
+# to make examples.
+settings.register_profile("shadowcat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shadowcat")
 
 

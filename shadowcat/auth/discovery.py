@@ -24,21 +24,26 @@ def well_known(issuer: str) -> list[str]:
 
 
 def keys_url(issuer: str, document: Any) -> str:
-    """The URL of an issuer's keys, by its metadata.
+    """The URL of an issuer's keys, by its metadata; see `endpoint_url`."""
+    return endpoint_url(issuer, document, "jwks_uri")
+
+
+def endpoint_url(issuer: str, document: Any, name: str) -> str:
+    """A URL that an issuer's metadata name: `jwks_uri`, `token_endpoint`, `authorization_endpoint`.
 
     Raises:
         ValueError: It is somebody else's metadata (RFC 8414 section 3.3), or names no URL to be followed.
     """
     if not isinstance(document, dict) or document.get("issuer") != issuer:
         raise ValueError("it is not the metadata of this issuer")
-    url = document.get("jwks_uri")
+    url = document.get(name)
     if not isinstance(url, str):
-        raise ValueError("it does not say where the keys are (jwks_uri)")
+        raise ValueError(f"it does not name {name}")
     check_issuer_url(url)
     if urlsplit(url).hostname != urlsplit(issuer).hostname and not may_be_public(
         urlsplit(url).hostname or ""
     ):
-        raise ValueError("it names an address that is not public (jwks_uri)")
+        raise ValueError(f"it names an address that is not public ({name})")
     return url
 
 

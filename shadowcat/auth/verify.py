@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +22,12 @@ class Identity(NamedTuple):
     scopes: frozenset[str]
     until: float
     """The token's end, in seconds since 1970, leeway included."""
+    claims: Mapping[str, Any]
+    """All that it says; of a token that its issuer was asked about, all that was answered, and `iss`."""
+    issuer: str = ""
+    client: str = ""
+    """Empty if the token does not say."""
+    subject: str = ""
 
 
 class Unknown(NamedTuple):
@@ -32,6 +38,8 @@ class Unknown(NamedTuple):
     issuer: Issuer
     missing: bool = False
     """Whether there are no keys at all, so that nothing can be said of the token."""
+    login: bool = False
+    """Whether it is the token itself that is not known: there is a cookie for it."""
 
 
 class TrustedIssuer:
@@ -130,7 +138,7 @@ class Verifier:
             raise TokenError(_NOBODY)
         if "exp" not in claims:
             claims = claims | {"exp": now + 60}  # Optional there: it is asked again soon.
-        return self._judge(issuer, claims, now)
+        return self._judge(issuer, {"iss": section.issuer} | claims, now)
 
     def _read(self, token: bytes) -> Jwt | None:
         """The token taken apart; None if somebody has to be asked what it is."""
@@ -160,4 +168,6 @@ class Verifier:
         client = claims.get("client_id", claims.get("azp", ""))
         if not isinstance(subject, str) or not subject or not isinstance(client, str):
             raise TokenError("the token does not say whose it is")
-        return Identity(principal_text(issuer.section.issuer, client, subject), scopes_of(claims), until)
+        name = issuer.section.issuer
+        principal = principal_text(name, client, subject)
+        return Identity(principal, scopes_of(claims), until, claims, name, client, subject)

@@ -202,13 +202,15 @@ def get(listener: Listener, path: str, member: str) -> Document:
     return answer.document
 
 
-def change(listener: Listener, path: str, method: str, body: Document | None = None) -> Document:
+def change(
+    listener: Listener, path: str, method: str, body: Document | None = None, *, member: str = "version"
+) -> Document:
     """What has become of a change of the configuration; see `ask`.
 
     Raises:
         click.ClickException: It was refused, and why.
     """
-    answer = ask(listener, path, "version", method, body)
+    answer = ask(listener, path, member, method, body)
     if answer.status != 200:
         raise click.ClickException(
             answer.document.get("detail", f"{listener} answered {answer.status} {answer.reason}")

@@ -76,6 +76,18 @@ def disable(listener: Listener, route: str | None, name: str, as_json: bool) -> 
 
 @upstream.command()
 @_options
+@click.argument("name")
+def login(listener: Listener, route: str | None, name: str, as_json: bool) -> None:
+    """Print where to log in for upstream NAME, whose credential is `authorization_code`."""
+    found = change(listener, f"{_PATH}/login{_query(route, name)}", "POST", member="url")
+    if as_json:
+        report(found, as_json=True)
+    else:
+        click.echo(f"Open this address in a browser within 10 minutes:\n\n{found['url']}")
+
+
+@upstream.command()
+@_options
 @click.option(
     "--deadline",
     metavar="DURATION",
@@ -165,7 +177,12 @@ def _render(rows: list[Document]) -> Table:
             str(row["weight"]),
             "enabled" if row["enabled"] else "disabled",
             row["era"],
-            ", ".join(row["credential_headers"]) or "-",
+            ", ".join([*row["credential_headers"], *_login(row)]) or "-",
             row["url"],
         )
     return shown
+
+
+def _login(row: Document) -> list[str]:
+    """What is left to do for its credential."""
+    return ["login needed"] if row.get("login") == "needed" else []

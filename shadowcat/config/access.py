@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -20,7 +20,7 @@ SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
 
 SHORTEST_REFRESH: Final = Duration(1)
 
-_SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 appendix A.4
+SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 appendix A.4
 _HOST_ALONE: Final = re.compile(r"(https?://[^/?#]+)/?")
 _LONGEST: Final = 512
 _KEYS: Final = ("jwks_url", "secret", "introspection")
@@ -67,13 +67,18 @@ def check_issuer_url(url: str) -> None:
         raise ValueError(f"{url!r} is not encrypted: write https (http only on this machine)")
 
 
+def scope_problems(path: str, scopes: Sequence[str]) -> Iterator[str]:
+    """What is wrong with a list of scopes, as ``path: what is wrong``."""
+    for i, scope in enumerate(scopes):
+        if SCOPE.fullmatch(scope) is None:
+            yield f"{path}[{i}]: {scope!r} is no scope: no spaces, quotes or backslashes"
+
+
 def auth_problems(path: str, route: Route, config: Config) -> Iterator[str]:
     """Every problem of a route's `auth` section, as ``path: what is wrong``."""
     auth = route.auth
     assert auth is not None
-    for i, scope in enumerate(auth.scopes):
-        if _SCOPE.fullmatch(scope) is None:
-            yield f"{path}.scopes[{i}]: {scope!r} is no scope: no spaces, quotes or backslashes"
+    yield from scope_problems(f"{path}.scopes", auth.scopes)
     if auth.resource is not None:
         try:
             check_public_url(auth.resource)

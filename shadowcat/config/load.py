@@ -79,6 +79,11 @@ def check_files(config: Config) -> None:
                 name = getattr(upstream.tls, key, None)
                 if name is not None and (reason := _unreadable(name)):
                     problems.append(f"routes[{i}].upstreams[{j}].tls.{key}: cannot read {name}: {reason}")
+            assertion = upstream.credential and upstream.credential.assertion
+            name = assertion.key if assertion else None
+            if name is not None and (reason := _unreadable(name)):
+                where = f"routes[{i}].upstreams[{j}].credential.assertion.key"
+                problems.append(f"{where}: cannot read {name}: {reason}")
     if problems:
         raise ConfigError(listing("configuration", problems))
 

@@ -12,12 +12,22 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from shadowcat.config.sections.auth import Algorithm, Auth, Introspection, Issuer
+from shadowcat.config.sections.audit import Audit, AuditEvent
+from shadowcat.config.sections.auth import Algorithm, Auth, Introspection, Issuer, Login
 from shadowcat.config.sections.base import Positive, Section
+from shadowcat.config.sections.credentials import (
+    Assertion,
+    AuthorizationCode,
+    ClientCredentials,
+    Credential,
+    OAuthClient,
+    TokenExchange,
+)
+from shadowcat.config.sections.limits import Limits, RouteLimits
+from shadowcat.config.sections.policy import Policy, Rule, Tools
 from shadowcat.config.sections.upstreams import (
     Balance,
     Breaker,
-    Credential,
     Health,
     Outlier,
     Pool,
@@ -32,26 +42,39 @@ from shadowcat.config.units import Duration, Size
 __all__ = [
     "AccessLog",
     "Algorithm",
+    "Assertion",
+    "Audit",
+    "AuditEvent",
     "Auth",
+    "AuthorizationCode",
     "Balance",
     "Breaker",
+    "ClientCredentials",
     "Config",
     "Credential",
     "Health",
     "Http",
     "Introspection",
     "Issuer",
+    "Limits",
     "Log",
+    "Login",
+    "OAuthClient",
     "Outlier",
+    "Policy",
     "Pool",
     "Positive",
     "Retry",
     "Route",
+    "RouteLimits",
+    "Rule",
     "Section",
     "Sessions",
     "StrategyName",
     "Timeouts",
     "Tls",
+    "TokenExchange",
+    "Tools",
     "Upstream",
 ]
 
@@ -74,6 +97,10 @@ class Route(Section, frozen=True, kw_only=True):
     retry: Retry = Retry()
     auth: Auth | None = None
     """Off by default: everybody may use the route."""
+    policy: Policy | None = None
+    """Off by default: whoever may use the route may do everything."""
+    limits: RouteLimits | None = None
+    """Off by default."""
 
 
 class Sessions(Section, frozen=True, kw_only=True):
@@ -181,7 +208,10 @@ class Config(Section, frozen=True, kw_only=True):
     """Most routes, with those removed while running; each takes about 5 KiB for each process."""
     routes: list[Route]
     sessions: Sessions = Sessions()
+    limits: Limits = Limits()
     http: Http = Http()
     log: Log = Log()
     access_log: AccessLog | None = None
+    """Off by default."""
+    audit: Audit | None = None
     """Off by default."""

@@ -1,8 +1,9 @@
 """Which number each route and each upstream has, and how they get new ones when the configuration changes.
 
 Shared memory knows routes and upstreams by numbers alone, so that a change moves nobody: what stays keeps its
-number, what is new gets one that is free. An upstream is the same as before if its route, its name and its
-URL are; then its sessions, its connections and what is known about it stay, whatever else has changed.
+number, what is new gets one that is free. An upstream is the same as before if its route, its name, its URL
+and the kind of its credential are; then its sessions, its connections and what is known about it stay,
+whatever else has changed.
 
     in the config --removed--> leaving --its sessions are over, or the deadline--> resting --> free
           ^                       |
@@ -21,7 +22,8 @@ import msgspec
 from msgspec.structs import replace
 
 from shadowcat.config import model
-from shadowcat.config.units import Size
+from shadowcat.config.credentials import kind_of
+from shadowcat.config.units import Limit, Size
 from shadowcat.config.urls import upstream_name
 from shadowcat.errors import ConfigError
 
@@ -122,7 +124,8 @@ def change(
     limits = old.config  # What there is room for was decided at the start.
     numbers = [_number(route.path, known, limits.max_routes) for route in config.routes]
     before = {
-        (path, upstream_name(upstream), upstream.url): seat for path, _, upstream, seat in old.upstreams()
+        (path, upstream_name(upstream), upstream.url, kind_of(upstream)): seat
+        for path, _, upstream, seat in old.upstreams()
     }
     most = limits.max_upstreams
     used = {seat.row for seat in before.values()} | {
@@ -134,7 +137,9 @@ def change(
         seats.append([])
         for upstream in route.upstreams:
             name = upstream_name(upstream)
-            seat = before.pop((route.path, name, upstream.url), None)
+            # Requests that are under way to one that is told who the client is know what to say, and others
+            # do not.
+            seat = before.pop((route.path, name, upstream.url, kind_of(upstream)), None)
             if seat is None:
                 row = next(free, None)
                 if row is None:
@@ -216,7 +221,9 @@ def _leaving(old: Snapshot, config: model.Config, removed: set[Seat], now_ns: in
     return found
 
 
-def _plain(quantity: Any) -> float:
+def _plain(quantity: Any) -> float | str:
+    if isinstance(quantity, Limit):
+        return str(quantity)
     return int(quantity) if isinstance(quantity, Size) else float(quantity)
 
 

@@ -12,17 +12,23 @@ import msgspec
 from shadowcat.config.access import auth_problems, authenticates
 from shadowcat.config.addresses import Address, parse_host, parse_listen
 from shadowcat.config.admin_token import check_admin_token
-from shadowcat.config.headers import FIELD_NAME, RESERVED, check_header
+from shadowcat.config.auditing import audit_problems
+from shadowcat.config.credentials import credential_problems
+from shadowcat.config.headers import FIELD_NAME, RESERVED
+from shadowcat.config.limits import limit_problems
+from shadowcat.config.login import login_problems
 from shadowcat.config.model import Config, Health
+from shadowcat.config.rules import policy_problems
 from shadowcat.config.structure import build
-from shadowcat.config.units import Duration, Size
+from shadowcat.config.tools import tools_problems
+from shadowcat.config.units import Duration, Limit, Size
 from shadowcat.config.urls import check_authority, check_path, check_public_url, parse_upstream, upstream_name
 from shadowcat.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from shadowcat.config.model import Breaker, Outlier, Upstream
+    from shadowcat.config.model import Breaker, Outlier, Route, Upstream
 
 MAY_BE_ZERO: Final = frozenset(
     {"drain_timeout", "idle_timeout", "queue_timeout", "detached", "leeway", "body_min_rate"}
@@ -70,6 +76,7 @@ def semantic_problems(config: Config) -> list[str]:
         *_limits(config),
         *_sessions(config),
         *_access_log(config),
+        *(audit_problems(config.audit) if config.audit is not None else ()),
         *_room(config),
         *_routes(config),
     ]
@@ -100,7 +107,7 @@ def _unlike(value: Any, wanted: Any, path: str) -> Iterator[str]:
     elif type(value) is not type(wanted) and value != wanted:
         name = type(wanted).__name__
         # Other values may be secrets.
-        advice = f": write {name}({value!r})" if isinstance(wanted, (Duration, Size)) else ""
+        advice = f": write {name}({value!r})" if isinstance(wanted, (Duration, Limit, Size)) else ""
         yield f"{path}: expected {name}, got {type(value).__name__}{advice}"
 
 
@@ -285,6 +292,14 @@ def _routes(config: Config) -> Iterator[str]:
         yield from _hash_on(f"{path}.balance.hash_on", route.balance.hash_on)
         if route.auth is not None:
             yield from auth_problems(f"{path}.auth", route, config)
+            if route.auth.login is not None:
+                yield from login_problems(f"{path}.auth.login", route.auth, config)
+        if route.policy is not None:
+            yield from policy_problems(f"{path}.policy", route)
+            if route.policy.tools is not None:
+                yield from tools_problems(f"{path}.policy.tools", route.policy.tools)
+        if route.limits is not None:
+            yield from limit_problems(f"{path}.limits", route)
         if route.health is not None:
             yield from _health(f"{path}.health", route.health)
         if route.breaker is not None:
@@ -294,7 +309,7 @@ def _routes(config: Config) -> Iterator[str]:
         names: dict[str, str] = {}
         for j, upstream in enumerate(route.upstreams):
             where = f"{path}.upstreams[{j}]"
-            problems = list(_upstream(where, upstream))
+            problems = list(_upstream(where, route, upstream, config))
             yield from problems
             if not problems:
                 name = upstream_name(upstream)
@@ -374,7 +389,7 @@ def _route_path(path: str, value: str) -> Iterator[str]:
             yield f"{path}: {error}"
 
 
-def _upstream(path: str, upstream: Upstream) -> Iterator[str]:
+def _upstream(path: str, route: Route, upstream: Upstream, config: Config) -> Iterator[str]:
     if not upstream.name.isprintable() or len(upstream.name) > 128:
         yield f"{path}.name: use at most 128 printable characters"
     scheme = None
@@ -393,12 +408,4 @@ def _upstream(path: str, upstream: Upstream) -> Iterator[str]:
             except ValueError as error:
                 yield f"{path}.tls.server_name: {error}"
     if upstream.credential is not None:
-        names: set[str] = set()
-        for name, value in upstream.credential.headers.items():
-            try:
-                check_header(name, value)
-            except ValueError as error:
-                yield f"{path}.credential.headers.{name}: {error}"
-            if name.lower() in names:
-                yield f"{path}.credential.headers.{name}: stands twice, names differ in more than letter case"
-            names.add(name.lower())
+        yield from credential_problems(f"{path}.credential", route, upstream, config)

@@ -8,8 +8,11 @@ from typing import Any, Final
 import msgspec
 
 from shadowcat.config.model import Issuer
+from shadowcat.control.credentials import CredentialKeeper
+from shadowcat.control.exchange import Exchanges
 from shadowcat.control.fetch import Fetcher, FetchError
 from shadowcat.control.keys import KeyKeeper
+from shadowcat.control.login_pages import LoginPages
 from shadowcat.control.present import Present
 from shadowcat.log import LOGGER
 from shadowcat.shm.mailboxes import Mail
@@ -23,17 +26,31 @@ _TOLD: Final = ("active", "iss", "sub", "client_id", "scope", "aud", "exp", "nbf
 
 _read_token = msgspec.msgpack.Decoder(tuple[str, str, bytes]).decode
 """Route, issuer, token."""
+_read_renewal = msgspec.msgpack.Decoder(tuple[str, int]).decode
+"""Place of an upstream, and the revision that it does not accept."""
 
 
 class Clerk:
     """Takes questions from all desks, and puts the answers there."""
 
-    def __init__(self, shared: Shared, present: Present, keeper: KeyKeeper, fetcher: Fetcher) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        present: Present,
+        keeper: KeyKeeper,
+        fetcher: Fetcher,
+        credentials: CredentialKeeper,
+        exchanges: Exchanges,
+        logins: LoginPages,
+    ) -> None:
         """`run` begins."""
+        self._credentials = credentials
+        self._exchanges = exchanges
         self._shared = shared
         self._present = present
         self._keeper = keeper
         self._fetcher = fetcher
+        self._logins = logins
         self._open: dict[tuple[int, int, int], asyncio.Task[None]] = {}
         """By worker, desk and number of the question."""
 
@@ -65,12 +82,24 @@ class Clerk:
     async def _answer(self, question: Question) -> None:
         outcome, text = Outcome.UNAVAILABLE, b""
         try:
-            if question.kind is Ask.KEYS:
-                if await self._keeper.renew(question.text.decode()):
+            match question.kind:
+                case Ask.KEYS:
+                    if await self._keeper.renew(question.text.decode()):
+                        outcome = Outcome.DONE
+                case Ask.INTROSPECT:
+                    text = msgspec.msgpack.encode(await self._introspect(question.text))
                     outcome = Outcome.DONE
-            else:
-                text = msgspec.msgpack.encode(await self._introspect(question.text))
-                outcome = Outcome.DONE
+                case Ask.EXCHANGE:
+                    outcome, text = await self._exchanges.answer(question.text)
+                case Ask.RENEW:
+                    self._credentials.renew(*_read_renewal(question.text))
+                    outcome = Outcome.DONE
+                case Ask.LOGIN:
+                    text = await self._logins.token(question.text)
+                    outcome = Outcome.DONE
+                case Ask.PAGE:
+                    text = await self._logins.answer(question.text)
+                    outcome = Outcome.DONE
         except FetchError as error:
             LOGGER.warning("a token cannot be checked: %s", error)
         except Exception:  # noqa: BLE001  whoever waits must hear something

@@ -6,8 +6,11 @@ from typing import Final
 
 from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.page import State
+from shadowcat.shm.sessions import ids
+from shadowcat.shm.sessions.record import SessionState
 from shadowcat.shm.sessions.table import Session, SessionTable
 from shadowcat.shm.shared import CONTROL, Shared, worker_number
+from shadowcat.shm.trail import Trail
 
 _VERSION_BITS: Final = (1 << 24) - 1
 _SLOT_BITS: Final = 24
@@ -22,11 +25,12 @@ class Closer:
     ends itself stays open upstream until the upstream's own expiry.
     """
 
-    __slots__ = ("_cells", "_next", "_shared", "_table")
+    __slots__ = ("_cells", "_next", "_shared", "_table", "_trail")
 
-    def __init__(self, shared: Shared, table: SessionTable) -> None:
+    def __init__(self, shared: Shared, table: SessionTable, trail: Trail | None = None) -> None:
         self._shared = shared
         self._table = table
+        self._trail = trail
         self._cells = shared.page(CONTROL).cells
         self._next = 0
 
@@ -70,4 +74,22 @@ class Closer:
         if record is None:
             return False
         self._cells[self._shared.layout.cell("sessions_ended_total", record.row)] += 1
+        if record.state is SessionState.OPEN:
+            self._record(session, "expired")
         return True
+
+    def asked(self, session: Session) -> None:
+        """An operator wants a session to end; that it has ended is an event of its own."""
+        self._record(session, "end_requested", "operator")
+
+    def _record(self, session: Session, outcome: str, reason: str | None = None) -> None:
+        if self._trail is not None:
+            record = session.record
+            self._trail.record(
+                "session",
+                outcome,
+                reason,
+                session=ids.handle(session.slot, session.id),
+                principal=record.principal,
+                route=record.route,
+            )

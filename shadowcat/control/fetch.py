@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import socket
 from base64 import b64encode
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import quote_plus, urlsplit
@@ -17,9 +18,9 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
-from shadowcat.auth.discovery import keys_url, well_known
+from shadowcat.auth.discovery import endpoint_url, well_known
 from shadowcat.auth.keys import Jwk, read_key_set
-from shadowcat.config.model import Introspection, Issuer
+from shadowcat.config.model import Issuer
 from shadowcat.errors import ShadowcatError
 
 TIMEOUT: Final = 5.0
@@ -27,6 +28,8 @@ TIMEOUT: Final = 5.0
 ANSWER_LIMIT: Final = 256 * 1024
 _AT_ONCE: Final = 64
 """Connections."""
+_INSTEAD: Final = {"jwks_uri": "jwks_url", "token_endpoint": "token_url"}
+"""Keys of the configuration that take the place of what metadata say."""
 
 
 class FetchError(ShadowcatError):
@@ -76,6 +79,10 @@ class Fetcher:
             issuer.jwks_url or "",
             issuer.introspection.url if issuer.introspection else "",
         ]
+        self.trust_urls(urls)
+
+    def trust_urls(self, urls: Iterable[str]) -> None:
+        """The hosts of these, which the configuration names, may have any address."""
         for url in urls:
             host = urlsplit(url).hostname if "://" in url else None
             if host:
@@ -88,7 +95,7 @@ class Fetcher:
             FetchError: They are not to be had.
         """
         self.trust(issuer)
-        url = issuer.jwks_url or await self._discover(issuer.issuer)
+        url = issuer.jwks_url or await self.endpoint(issuer.issuer, "jwks_uri")
         status, document = await self._ask("GET", url)
         if status != 200:
             raise FetchError(f"{url} answers with status {status}")
@@ -110,7 +117,7 @@ class Fetcher:
             "POST",
             section.url,
             data={"token": token.decode("ascii"), "token_type_hint": "access_token"},
-            headers=_basic(section),
+            headers=basic(section.client_id, section.client_secret),
         )
         if status != 200:
             raise FetchError(f"{section.url} answers with status {status}")
@@ -118,43 +125,77 @@ class Fetcher:
             raise FetchError(f"{section.url}: it does not say whether the token is active")
         return document
 
+    async def post(self, url: str, form: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        """Send a form; the answer's status and content, whatever they are.
+
+        Raises:
+            FetchError: There is no answer, or it is too long.
+        """
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        return await self._exchange("POST", url, data=form.encode(), headers={**kind, **headers})
+
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
 
-    async def _discover(self, issuer: str) -> str:
+    async def endpoint(self, issuer: str, name: str) -> str:
+        """The URL that an issuer's metadata have under `name`.
+
+        Raises:
+            FetchError: They are not to be had, or do not name it.
+        """
+        instead = _INSTEAD.get(name)
+        url, document = await self._metadata(issuer, f"; set {instead}" if instead else "")
+        try:
+            return endpoint_url(issuer, document, name)
+        except ValueError as error:
+            raise FetchError(f"{url}: {error}") from None
+
+    async def metadata(self, issuer: str) -> dict[str, Any]:
+        """What an issuer says of itself.
+
+        Raises:
+            FetchError: That is not to be had, or is about somebody else.
+        """
+        url, document = await self._metadata(issuer)
+        if not isinstance(document, dict) or document.get("issuer") != issuer:
+            raise FetchError(f"{url}: it is not the metadata of this issuer")
+        return document
+
+    async def _metadata(self, issuer: str, advice: str = "") -> tuple[str, Any]:
         urls = well_known(issuer)
         for url in urls:
             status, document = await self._ask("GET", url)
             if status == 200:
-                try:
-                    return keys_url(issuer, document)
-                except ValueError as error:
-                    raise FetchError(f"{url}: {error}") from None
+                return url, document
             if status != 404:
                 raise FetchError(f"{url} answers with status {status}")
-        raise FetchError(f"{issuer} has no metadata: none of {', '.join(urls)} is there; set jwks_url")
+        raise FetchError(f"{issuer} has no metadata: none of {', '.join(urls)} is there{advice}")
 
     async def _ask(self, method: str, url: str, **options: Any) -> tuple[int, Any]:
         """Status and content, which is read as JSON if the status is 200."""
-        try:
-            async with self._session.request(method, url, allow_redirects=False, **options) as response:
-                if response.status != 200:
-                    return response.status, None
-                content = bytearray()
-                async for piece in response.content.iter_any():
-                    content += piece
-                    if len(content) > ANSWER_LIMIT:
-                        raise FetchError(f"{url} answers with more than {ANSWER_LIMIT} bytes")
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise FetchError(f"{url}: {str(error) or type(error).__name__}") from None
+        status, content = await self._exchange(method, url, **options)
+        if status != 200:
+            return status, None
         try:
             return 200, json.loads(content)
         except (ValueError, RecursionError):
             raise FetchError(f"{url} answers with something that is not JSON") from None
 
+    async def _exchange(self, method: str, url: str, **options: Any) -> tuple[int, bytes]:
+        try:
+            async with self._session.request(method, url, allow_redirects=False, **options) as response:
+                content = bytearray()
+                async for piece in response.content.iter_any():
+                    content += piece
+                    if len(content) > ANSWER_LIMIT:
+                        raise FetchError(f"{url} answers with more than {ANSWER_LIMIT} bytes")
+                return response.status, bytes(content)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise FetchError(f"{url}: {str(error) or type(error).__name__}") from None
 
-def _basic(section: Introspection) -> dict[str, str]:
+
+def basic(client_id: str, secret: str) -> dict[str, str]:
     """The field with id and secret, as RFC 6749 section 2.3.1 has them."""
-    pair = f"{quote_plus(section.client_id)}:{quote_plus(section.client_secret)}"
+    pair = f"{quote_plus(client_id)}:{quote_plus(secret)}"
     return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}

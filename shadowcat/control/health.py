@@ -17,9 +17,12 @@ from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
+from shadowcat.auth.held import place
 from shadowcat.config import model
+from shadowcat.config.credentials import fetched
 from shadowcat.config.seats import Seat, Snapshot
 from shadowcat.config.urls import upstream_name
+from shadowcat.control.credentials import present_fields
 from shadowcat.control.probes import Finding, Probe
 from shadowcat.errors import StartError
 from shadowcat.log import LOGGER
@@ -152,6 +155,10 @@ def _upstreams(snapshot: Snapshot) -> Iterator[tuple[model.Route, model.Upstream
         yield one.route, one.route.upstreams[0], one.seat
 
 
+_LOOK_AGAIN: Final = 0.25
+"""Seconds: whether a credential is there without which an upstream cannot be checked."""
+
+
 class _Subject(NamedTuple):
     """What is checked, and how: whatever differs here is another check."""
 
@@ -167,8 +174,20 @@ class _Check:
     """The checks of one upstream."""
 
     __slots__ = (
-        "_board", "_cells", "_chance", "_checks", "_clock", "_failures", "_found_out_at", "_probe", "cause",
-        "interval", "name", "subject", "task",
+        "_board",
+        "_cells",
+        "_chance",
+        "_checks",
+        "_clock",
+        "_failures",
+        "_found_out_at",
+        "_probe",
+        "_shared",
+        "cause",
+        "interval",
+        "name",
+        "subject",
+        "task",
     )  # fmt: skip
 
     def __init__(
@@ -180,6 +199,7 @@ class _Check:
         self.cause = ""
         """Why the last one failed."""
         self.task: asyncio.Task[None] | None = None
+        self._shared = shared
         self._board = shared.board
         self._cells = shared.page(CONTROL).cells
         self._checks = shared.layout.cell("health_checks_total", subject.row)
@@ -189,6 +209,18 @@ class _Check:
         self._probe: Probe | None = None
         self._found_out_at: int | None = None
         """When the upstream's eras were found out; None: to be done with the next check."""
+
+    def _credential(self) -> dict[str, str]:
+        subject = self.subject
+        if fetched(subject.upstream) is None:
+            return {}
+        return present_fields(self._shared, place(subject.row, subject.generation), self._clock())
+
+    @property
+    def _lacks_credential(self) -> bool:
+        subject = self.subject
+        is_needed = subject.section.type != "tcp" and fetched(subject.upstream) is not None
+        return is_needed and not self._credential()
 
     async def run(self, gate: asyncio.Semaphore, word: int) -> None:
         """Check over and over, until cancelled.
@@ -200,12 +232,16 @@ class _Check:
         wait = first_check(word, self.interval, self._clock(), self._chance())
         while True:
             await asyncio.sleep(wait)
+            if self._lacks_credential:
+                # An upstream that refuses a check without one is not down; nothing can be said of it yet.
+                wait = min(self.interval, _LOOK_AGAIN)
+                continue
             began = self._clock()
             async with gate:
                 try:
                     if self._probe is None:
                         # Not before: reading the system's certificates takes 20 ms.
-                        self._probe = Probe(self.subject.section, self.subject.upstream)
+                        self._probe = Probe(self.subject.section, self.subject.upstream, self._credential)
                     self._note(await self._probe.run(self._eras()))
                 except (OSError, StartError) as error:
                     # Of this host: it says nothing about the upstream, which keeps its state for a while.

@@ -13,14 +13,25 @@ from typing import Final
 import uvloop
 from aiohttp import web
 
-from shadowcat.config.model import Config
+from shadowcat.config.model import AuthorizationCode, Config, OAuthClient
 from shadowcat.config.seats import Snapshot
+from shadowcat.control.audit import AuditWriter
+from shadowcat.control.audit_file import AuditFile
 from shadowcat.control.clerk import Clerk
 from shadowcat.control.closer import Closer
+from shadowcat.control.credentials import CredentialKeeper
+from shadowcat.control.examiner import Examiner
+from shadowcat.control.exchange import Exchanges
 from shadowcat.control.fetch import Fetcher
+from shadowcat.control.grants import Grants
 from shadowcat.control.health import HealthChecker
 from shadowcat.control.keys import KeyKeeper
+from shadowcat.control.limits import LimitsApi
+from shadowcat.control.login_pages import LoginPages
+from shadowcat.control.logins import Logins
+from shadowcat.control.oauth import TokenClient, TokenResponse
 from shadowcat.control.outliers import Outliers
+from shadowcat.control.policies import PolicyNotices
 from shadowcat.control.present import Present
 from shadowcat.control.publisher import Publisher
 from shadowcat.control.recounter import Recounter
@@ -28,6 +39,8 @@ from shadowcat.control.reloads import Reloads
 from shadowcat.control.retirement import Retirement
 from shadowcat.control.server import Admin
 from shadowcat.control.sweeper import Sweeper
+from shadowcat.control.upstream_grants import UpstreamGrants
+from shadowcat.control.vault import Vault
 from shadowcat.shm.page import Page, State
 from shadowcat.shm.shared import CONTROL, Lifeline, Shared
 
@@ -58,12 +71,33 @@ def run(
 
     Raises:
         OSError: A socket cannot be served, or no descriptor is to be had.
+        StartError: The audit file cannot be written.
     """
+    # Asked to open the audit file anew while it starts, it does so once it can: see the worker.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     page = shared.page(CONTROL)
     page.begin(os.getpid(), time.monotonic_ns())
+    writer = _audit_writer(shared, page)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(shared, sockets, lifeline, source, page, token))
+        runner.run(_serve(shared, sockets, lifeline, source, page, token, writer))
     return 0
+
+
+def _audit_writer(shared: Shared, page: Page) -> AuditWriter | None:
+    """Who writes the audit file, if there is one.
+
+    Raises:
+        StartError: It cannot be written, and this is the start of the host. Later on it is tried again.
+    """
+    section = shared.audit
+    if section is None:
+        return None
+    file = AuditFile(section.path)
+    if page.incarnation == 1:
+        file.open()
+    layout = shared.layout
+    written, dropped = layout.cell("audit_written_total"), layout.cell("audit_dropped_total")
+    return AuditWriter(file, shared.rings(), page.cells, written, dropped)
 
 
 async def _serve(
@@ -73,18 +107,37 @@ async def _serve(
     source: Callable[[], Config] | None,
     page: Page,
     token: str | None,
+    writer: AuditWriter | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     end = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, end.set)
     loop.add_signal_handler(signal.SIGQUIT, os._exit, 0)
     loop.add_reader(lifeline.fileno(), os._exit, 1)
+    trail = shared.trail_for(CONTROL)
+    writing = None if writer is None else loop.create_task(writer.run())
+    loop.add_signal_handler(signal.SIGUSR1, _nothing if writer is None else writer.reopen)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
     table = shared.sessions_for(CONTROL)
     present = Present(shared)
-    closer = Closer(shared, table)
+    closer = Closer(shared, table, trail)
     health = HealthChecker(shared)
     fetcher = Fetcher()
     keeper = KeyKeeper(shared, fetcher)
+    notices = PolicyNotices()
+    tokens = TokenClient(fetcher)
+    vault = Vault(shared.vault)
+    grants = Grants(vault, fetcher, tokens)
+    consents = UpstreamGrants(vault, grants)
+
+    async def grant(section: OAuthClient) -> TokenResponse:
+        if isinstance(section, AuthorizationCode):
+            return await consents.token(section)
+        return await tokens.token(section, "client_credentials")
+
+    credentials = CredentialKeeper(shared, grant)
+    exchanges = Exchanges(present, tokens)
+    logins = Logins(shared, vault, grants)
     breakers = shared.breakers_with(table.locks, CONTROL)
     outliers = Outliers(shared, shared.ejections_with(table.locks, CONTROL))
 
@@ -93,11 +146,16 @@ async def _serve(
         outliers.configure(snapshot)
         table.configure(snapshot.config.sessions)
         keeper.configure(snapshot)
+        notices.configure(snapshot)
+        logins.configure(snapshot)
+        credentials.configure(snapshot)
 
-    publisher = Publisher(shared, present, breakers, source, [configure])
+    publisher = Publisher(shared, present, breakers, source, [configure], trail)
     retirement = Retirement(shared, present, table, closer, publisher)
+    limiter, concurrency = shared.limiter_with(table.locks), shared.concurrency_with(table.locks, CONTROL)
+    limits = LimitsApi(present, limiter, concurrency)
     runner = web.AppRunner(
-        Admin(present, shared, table, closer, health, publisher, token=token).application(),
+        Admin(present, shared, table, closer, health, publisher, limits, consents, token=token).application(),
         access_log=None,
         handle_signals=False,
         shutdown_timeout=_FAREWELL,
@@ -110,7 +168,8 @@ async def _serve(
     sweeper = Sweeper(table, closer, Recounter(shared.sessions_for(CONTROL), loop).start)
     sweeper.start(loop)
     configure(present.snapshot)
-    clerk = Clerk(shared, present, keeper, fetcher)
+    pages = LoginPages(present, grants, logins, Examiner(keeper, fetcher), consents, credentials)
+    clerk = Clerk(shared, present, keeper, fetcher, credentials, exchanges, pages)
     reloads = Reloads(shared, publisher)
     loop.add_signal_handler(signal.SIGHUP, reloads.wake)
     work = retirement.run(), reloads.run(), outliers.run(), clerk.run()
@@ -123,9 +182,14 @@ async def _serve(
         server.close()
     for task in tasks:
         task.cancel()
-    await asyncio.gather(runner.cleanup(), health.stop(), keeper.stop())
+    stops = health.stop(), keeper.stop(), credentials.stop(), exchanges.stop(), logins.stop(), pages.stop()
+    await asyncio.gather(runner.cleanup(), *stops)
     await fetcher.close()
     sweeper.stop()
+    if writer is not None and writing is not None:
+        # Last of all: the workers have ended, and whatever is done here has been.
+        writer.end()
+        await writing
     heart.stop()
     loop.remove_reader(lifeline.fileno())
 
@@ -136,6 +200,10 @@ async def _listen(
     if listener.family == socket.AF_UNIX:
         return await loop.create_unix_server(protocol, sock=listener)
     return await loop.create_server(protocol, sock=listener)
+
+
+def _nothing() -> None:
+    """There is no file to open anew."""
 
 
 class _Heart:

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple
 
@@ -89,8 +89,18 @@ class _Session:
 class Probe:
     """Checks an upstream the way its route's `health` section says."""
 
-    def __init__(self, section: model.Health, upstream: model.Upstream) -> None:
-        """Raises StartError if the upstream's TLS files cannot be used."""
+    def __init__(
+        self,
+        section: model.Health,
+        upstream: model.Upstream,
+        credential: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        """`credential` tells the fields that the upstream gets at this moment beside the configured ones.
+
+        Raises:
+            StartError: The upstream's TLS files cannot be used.
+        """
+        self._credential = credential
         self._section = section
         self._origin = Origin(upstream)
         self._timeout = float(section.timeout)
@@ -251,6 +261,7 @@ class Probe:
         headers = CIMultiDict(fields)
         headers.setdefault(hdrs.ACCEPT_ENCODING, "identity")
         headers.update(self._fields)
+        headers.update(self._credential())
         async with client.request(
             method,
             url,

@@ -16,7 +16,7 @@ from shadowcat.config import seats
 from shadowcat.config.load import check_files
 from shadowcat.config.model import Config
 from shadowcat.config.seats import Snapshot
-from shadowcat.control.changes import Applied
+from shadowcat.control.changes import BY_API, Applied
 from shadowcat.control.present import Present
 from shadowcat.errors import ConfigError
 from shadowcat.log import LOGGER
@@ -25,11 +25,14 @@ from shadowcat.shm.locks import LockBusyError
 from shadowcat.shm.page import State
 from shadowcat.shm.shared import CONTROL, Shared, worker_number
 from shadowcat.shm.snapshots import SnapshotTooLargeError
+from shadowcat.shm.trail import Trail, as_many
 
 _PATIENCE: Final = 1.0
 """Seconds for which a change waits until all workers have taken it up."""
 _LOOK_EVERY: Final = 0.005
 _NS: Final = 1_000_000_000
+_MOST_TOLD: Final = 1000
+"""Characters of a change's keys in the audit file."""
 
 
 class Publisher:
@@ -42,6 +45,7 @@ class Publisher:
         breakers: Breakers,
         source: Callable[[], Config] | None,
         watchers: list[Callable[[Snapshot], None]],
+        trail: Trail | None = None,
     ) -> None:
         """Prepare.
 
@@ -51,23 +55,28 @@ class Publisher:
             breakers: Those of the control process.
             source: Reads the configuration anew from where it came from; None if that is not possible.
             watchers: Are called after each change, with what holds from now on.
+            trail: Where changes are recorded.
         """
         self._shared = shared
         self._present = present
         self._breakers = breakers
         self._source = source
         self._watchers = watchers
+        self._trail = trail
 
     def current(self) -> Config:
         """What all workers go by, or are about to."""
         return self._present.snapshot.config
 
-    async def apply(self, config: Config, *, drain: Mapping[tuple[str, str], float] = {}) -> Applied:
+    async def apply(
+        self, config: Config, *, drain: Mapping[tuple[str, str], float] = {}, by: str = BY_API
+    ) -> Applied:
         """Put a configuration to work, as far as that is possible without a restart.
 
         Args:
             config: A valid one.
             drain: Upstreams that begin to drain, by route path and name: for so many seconds.
+            by: Who asked for it.
 
         Raises:
             ConfigError: It cannot be put to work; nothing has changed.
@@ -83,20 +92,30 @@ class Publisher:
         self.publish(seats.change(old, config, drains, now_ns=now, taken_up=self._taken_up(old.version)))
         version = self._present.snapshot.version
         LOGGER.info("configuration %d: changed %s", version, ", ".join(changed) or "nothing")
+        if self._trail is not None:
+            # Which keys, and never their values.
+            data = {"version": version, "changed": as_many(changed, _MOST_TOLD)}
+            self._trail.record("config", "applied", by, data=data)
         if restart:
             LOGGER.warning("these changes need a restart: %s", ", ".join(restart))
         await self._wait_for(version)
         return Applied(version, restart, changed)
 
-    async def reload(self) -> Applied:
+    async def reload(self, *, by: str = BY_API) -> Applied:
         """Read the configuration again from where it came from.
 
         Raises:
             ConfigError: It cannot be used, or there is no file; nothing has changed.
         """
-        if self._source is None:
-            raise ConfigError("there is no configuration file to read again")
-        return await self.apply(self._source())
+        try:
+            if self._source is None:
+                raise ConfigError("there is no configuration file to read again")
+            return await self.apply(self._source(), by=by)
+        except ConfigError:
+            if self._trail is not None:
+                # Without what is wrong: there may be a value in it.
+                self._trail.record("config", "rejected", by)
+            raise
 
     def publish(self, snapshot: Snapshot) -> None:
         """Write a snapshot, which follows the present one.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from shadowcat.control.changes import Changes
+from shadowcat.control.changes import BY_SIGNAL, Changes
 from shadowcat.errors import ConfigError
 from shadowcat.log import LOGGER
 from shadowcat.shm.shared import Shared
@@ -36,7 +36,7 @@ class Reloads:
             if asked == self._shared.snapshot.reloads:
                 continue
             try:
-                await self._changes.reload()
+                await self._changes.reload(by=BY_SIGNAL)
             except ConfigError as error:
                 LOGGER.error("the configuration stays as it is: %s", error)
             except Exception:  # noqa: BLE001  the next reload must be possible

@@ -16,11 +16,13 @@ from shadowcat.control import guard
 from shadowcat.control.changes import Changes
 from shadowcat.control.closer import Closer
 from shadowcat.control.health import HealthChecker
+from shadowcat.control.limits import LimitsApi
 from shadowcat.control.metrics import exposition
 from shadowcat.control.present import Present
 from shadowcat.control.readiness import complaints
 from shadowcat.control.sessions import SessionsApi
 from shadowcat.control.status import status
+from shadowcat.control.upstream_grants import UpstreamGrants
 from shadowcat.control.upstreams import UpstreamsApi
 from shadowcat.errors import ConfigError
 from shadowcat.log import LOGGER
@@ -41,6 +43,8 @@ class Admin:
         closer: Closer,
         health: HealthChecker,
         changes: Changes,
+        limits: LimitsApi,
+        consents: UpstreamGrants | None = None,
         *,
         token: str | None,
     ) -> None:
@@ -50,7 +54,9 @@ class Admin:
         self._table = table
         self._health = health
         self._sessions = SessionsApi(present, table, closer)
-        self._upstreams = UpstreamsApi(changes)
+        self._limits = limits
+        self._consents = consents
+        self._upstreams = UpstreamsApi(changes, consents)
         self._token = token
 
     def application(self) -> web.Application:
@@ -62,6 +68,7 @@ class Admin:
         application.router.add_get("/api/status", self._status)
         application.router.add_routes(self._sessions.routes())
         application.router.add_routes(self._upstreams.routes())
+        application.router.add_routes(self._limits.routes())
         return application
 
     async def _livez(self, _request: web.Request) -> web.Response:
@@ -81,7 +88,14 @@ class Admin:
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 
     async def _status(self, _request: web.Request) -> web.Response:
-        body = status(self._present.snapshot, self._shared, self._table, self._health, time.monotonic_ns())
+        body = status(
+            self._present.snapshot,
+            self._shared,
+            self._table,
+            self._health,
+            time.monotonic_ns(),
+            self._consents,
+        )
         return web.Response(body=body, content_type="application/json")
 
     @web.middleware

@@ -80,6 +80,7 @@ class SessionsApi:
     async def _end(self, request: web.Request) -> web.Response:
         handle = request.match_info["handle"]
         session = await _persist(lambda: self._find(handle))
+        self._closer.asked(session)
         if not self._closer.order(session, self._closer.workers(time.monotonic_ns())):
             await _persist(lambda: self._closer.end(session))
         LOGGER.info("session %s is ended by an operator", handle)

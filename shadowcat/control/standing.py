@@ -7,6 +7,7 @@ from typing import Any
 from shadowcat.config.model import Route, Upstream
 from shadowcat.config.seats import NO_DEADLINE, Phase, Seat
 from shadowcat.control.health import HealthChecker
+from shadowcat.control.upstream_grants import UpstreamGrants, login_state
 from shadowcat.mcp.eras import Era
 from shadowcat.policy import breaker, outlier
 from shadowcat.shm.board import Board
@@ -17,10 +18,13 @@ _NANOSECOND = 1e-9
 class Standing:
     """What is known about upstreams, as of one moment."""
 
-    __slots__ = ("_board", "_health", "_now_ns")
+    __slots__ = ("_board", "_consents", "_health", "_now_ns")
 
-    def __init__(self, board: Board, health: HealthChecker, now_ns: int) -> None:
-        """`now_ns`: CLOCK_MONOTONIC."""
+    def __init__(
+        self, board: Board, health: HealthChecker, now_ns: int, consents: UpstreamGrants | None = None
+    ) -> None:
+        """`now_ns`: CLOCK_MONOTONIC; `consents`: what operators have logged in for."""
+        self._consents = consents
         self._board = board
         self._health = health
         self._now_ns = now_ns
@@ -29,21 +33,23 @@ class Standing:
         """Describe an upstream.
 
         Returns:
-            `state` sums the rest up: up, down, disabled, draining, drained, open, half_open or ejected. What
-            is not switched on is None.
+            `state` sums the rest up: up, down, disabled, draining, drained, open, half_open, ejected or login
+            needed. What is not switched on is None.
         """
         checked = self._health.describe(seat.row)
         state = self._breaker(route, seat)
         ejected = self._seconds_to(outlier.barred_until(self._board.ejection(seat.row)))
+        login = login_state(self._consents, upstream)
         drains = seat.phase is Phase.DRAINING and seat.until_ns > NO_DEADLINE
         return {
-            "state": _sum_up(upstream, seat, checked, state, ejected),
+            "state": _sum_up(upstream, seat, checked, state, ejected, login),
             "weight": upstream.weight,
             "enabled": upstream.enabled,
             "phase": seat.phase.name.lower(),
             "drained_in_seconds": self._seconds_to(seat.until_ns) if drains else None,
             "health": checked,
             "breaker": state,
+            "login": login,
             "ejected_for_seconds": ejected or None,
             "eras": self._eras(upstream, seat),
         }
@@ -64,12 +70,19 @@ class Standing:
 
 
 def _sum_up(
-    upstream: Upstream, seat: Seat, checked: dict[str, Any] | None, state: str | None, ejected: float
+    upstream: Upstream,
+    seat: Seat,
+    checked: dict[str, Any] | None,
+    state: str | None,
+    ejected: float,
+    login: str | None,
 ) -> str:
     if seat.phase is not Phase.SERVING:
         return seat.phase.name.lower()
     if not upstream.enabled:
         return "disabled"
+    if login == "needed":
+        return "login needed"
     if checked is not None and checked["state"] == "down":
         return "down"
     if state in ("open", "half_open"):

@@ -16,6 +16,7 @@ from shadowcat.control.processes import Member, members
 from shadowcat.control.readiness import complaints
 from shadowcat.control.reading import Reading
 from shadowcat.control.standing import Standing
+from shadowcat.control.upstream_grants import UpstreamGrants
 from shadowcat.shm.counters import FAMILIES, Kind
 from shadowcat.shm.directory import Directory
 from shadowcat.shm.sessions.table import SessionTable
@@ -43,7 +44,12 @@ _SESSIONS = {
 
 
 def status(
-    snapshot: Snapshot, shared: Shared, table: SessionTable, health: HealthChecker, now_ns: int
+    snapshot: Snapshot,
+    shared: Shared,
+    table: SessionTable,
+    health: HealthChecker,
+    now_ns: int,
+    consents: UpstreamGrants | None = None,
 ) -> bytes:
     """The document as JSON: counters since the start, levels now; times in seconds, sizes in bytes.
 
@@ -53,10 +59,11 @@ def status(
         table: The sessions.
         health: Checks upstreams.
         now_ns: CLOCK_MONOTONIC.
+        consents: What operators have logged in for.
     """
     host = shared.host
     reading = Reading(shared, Directory(shared.layout, snapshot))
-    standing = Standing(shared.board, health, now_ns)
+    standing = Standing(shared.board, health, now_ns, consents)
     reasons = complaints(shared, now_ns)
     processes = list(members(shared))
     document: Document = {

@@ -3,6 +3,7 @@
     GET    /api/upstreams
     POST   /api/upstreams?route=/mcp                         add one: the keys of an upstream
     PATCH  /api/upstreams?route=/mcp&upstream=a              {"enabled": false, "weight": 3}, either or both
+    POST   /api/upstreams/login?route=/mcp&upstream=a        where to log in for credential.authorization_code
     POST   /api/upstreams/drain?route=/mcp&upstream=a        {"deadline": "30s"}, or no body
     DELETE /api/upstreams?route=/mcp&upstream=a
     POST   /api/reload
@@ -26,6 +27,7 @@ from msgspec import Meta
 
 from shadowcat.config import changes as edits
 from shadowcat.config.changes import ConflictError, Target
+from shadowcat.config.credentials import fields_of
 from shadowcat.config.model import Config, Section, Upstream
 from shadowcat.config.structure import build
 from shadowcat.config.syntax import parse_json
@@ -33,7 +35,8 @@ from shadowcat.config.units import Duration
 from shadowcat.config.urls import upstream_name
 from shadowcat.config.validate import LONGEST
 from shadowcat.control.changes import Applied, Changes
-from shadowcat.errors import ConfigError
+from shadowcat.control.upstream_grants import UpstreamGrants, login_state
+from shadowcat.errors import ConfigError, ShadowcatError
 from shadowcat.log import LOGGER
 
 Document = dict[str, Any]
@@ -57,8 +60,9 @@ class _Drain(Section, frozen=True, kw_only=True):
 class UpstreamsApi:
     """Answers /api/upstreams and /api/reload."""
 
-    def __init__(self, changes: Changes) -> None:
+    def __init__(self, changes: Changes, consents: UpstreamGrants | None = None) -> None:
         self._changes = changes
+        self._consents = consents
         self._turn = asyncio.Lock()
 
     def routes(self) -> list[web.RouteDef]:
@@ -69,6 +73,7 @@ class UpstreamsApi:
             web.patch("/api/upstreams", self._change),
             web.delete("/api/upstreams", self._remove),
             web.post("/api/upstreams/drain", self._drain),
+            web.post("/api/upstreams/login", self._login),
             web.post("/api/reload", self._reload),
         ]
 
@@ -77,7 +82,7 @@ class UpstreamsApi:
         return _json(
             {
                 "upstreams": [
-                    _describe(route.path, upstream)
+                    _describe(route.path, upstream) | {"login": login_state(self._consents, upstream)}
                     for route in self._changes.current().routes
                     for upstream in route.upstreams
                 ]
@@ -129,6 +134,19 @@ class UpstreamsApi:
             return edits.change_upstream(config, target, enabled=False), target
 
         return await self._apply(edit, "drained", drain=True, deadline=given.deadline)
+
+    async def _login(self, request: web.Request) -> web.Response:
+        find = _finder(request)
+        config = self._changes.current()
+        target = find(config)
+        if self._consents is None:
+            raise ConfigError("nobody can log in for upstreams here")
+        try:
+            url = await self._consents.begin(config, target)
+        except (ValueError, ShadowcatError) as error:
+            raise ConfigError(f"nobody can log in for upstream {target.upstream}: {error}") from None
+        LOGGER.info("an operator logs in for upstream %s of %s", target.upstream, target.route)
+        return _json({"route": target.route, "upstream": target.upstream, "url": url})
 
     async def _reload(self, request: web.Request) -> web.Response:
         _query(request)
@@ -218,7 +236,7 @@ def _describe(route: str, upstream: Upstream) -> Document:
         "enabled": upstream.enabled,
         "era": upstream.era,
         "tls": upstream.tls is not None,
-        "credential_headers": list(upstream.credential.headers) if upstream.credential else [],
+        "credential_headers": fields_of(upstream.credential) if upstream.credential else [],
     }
 
 

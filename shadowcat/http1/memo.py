@@ -25,8 +25,8 @@ _TRIAL: Final = 1024
 """Misses after which a connection that hits less than every other time is left alone, and for how many heads.
 A client with many sessions needs some hundreds of misses before its heads are known."""
 _MOST_SHAPES: Final = 512
-_NO_HEAD: Final = b"\0"
-"""Begins no message."""
+_NO_HEAD: Final[tuple[bytes, ...]] = ()
+"""Begins no message, whatever its first byte: any bytes that stood here, a peer could send."""
 _LENGTH: Final = b"content-length"
 
 
@@ -213,9 +213,9 @@ class Recall(Generic[_Verdict]):
         "verdict",
     )
 
-    head: bytes
-    """The whole last head. Where all is equal, even the length, `data.startswith(head)` is true, and all that
-    the hot path needs: it takes a fifth of `match`."""
+    head: bytes | tuple[bytes, ...]
+    """The whole last head, or none. Where all is equal, even the length, `data.startswith(head)` is true, and
+    all that the hot path needs: it takes a fifth of `match`."""
     verdict: _Verdict
     values: tuple[bytes, ...]
     """The varying values, without Content-Length."""
@@ -313,6 +313,8 @@ class Recall(Generic[_Verdict]):
 
     def forget(self) -> None:
         """Have no last head: an idle connection keeps no token."""
+        if self._entry is not None:
+            del self.verdict
         self._entry = None
         self._literals = ()
         self._shape = None

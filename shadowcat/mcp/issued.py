@@ -141,14 +141,16 @@ class IssuedHandles:
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the content, without transfer coding."""
         # Servers write whole events: those are taken apart only if there may be something in them.
+        scanner, boundary = self._scanner, self._boundary
         if (
             self._is_between
             and data.endswith(BLANK_LINE_ENDS)
             and data.find(TASK_ID) < 0
             and data.find(REQUEST_STATE) < 0
+            and scanner is not None
         ):
+            scanner.is_start = False
             return
-        scanner, boundary = self._scanner, self._boundary
         if scanner is None or boundary is None:
             self._keep(data)
             return

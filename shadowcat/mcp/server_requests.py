@@ -71,6 +71,7 @@ class ServerRequests:
             and _METHOD not in data
             and (self.has_event_id or _ID_LINE not in data)
         ):
+            self._scanner.is_start = False
             return ()
         digests: list[int] = []
         for event in self._scanner.feed(data):

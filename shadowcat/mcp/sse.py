@@ -66,10 +66,10 @@ class EventScanner:
         "_event_size",
         "_id",
         "_is_oversize",
-        "_is_start",
         "_limit",
         "_line",
         "_name",
+        "is_start",
     )
 
     def __init__(self, limit: int) -> None:
@@ -80,7 +80,8 @@ class EventScanner:
                 id and the type if they come after too much data.
         """
         self._limit = limit
-        self._is_start = True  # a byte order mark may come now, and only now
+        self.is_start = True
+        """Whether a byte order mark may come now. Who leaves out the first events clears it."""
         self._after_cr = False  # the last byte was a CR: a LF right behind it belongs to it
         self._line: list[bytes] = []  # pieces of the unfinished line
         self._event_size = 0
@@ -111,8 +112,8 @@ class EventScanner:
                 self._line.clear()
             else:
                 self._count(end)
-            if self._is_start:
-                self._is_start = False
+            if self.is_start:
+                self.is_start = False
                 end = end.removeprefix(_BOM)
             if end:
                 self._take_field(end)
@@ -128,7 +129,7 @@ class EventScanner:
         The first line may begin with a byte order mark in up to three pieces, and be blank all the same.
         """
         self._count(piece)
-        if not self._is_oversize or not self._line or (self._is_start and len(self._line) <= len(_BOM)):
+        if not self._is_oversize or not self._line or (self.is_start and len(self._line) <= len(_BOM)):
             self._line.append(piece)
 
     def _count(self, piece: bytes) -> None:

@@ -82,6 +82,15 @@ class Guard:
         return self._any_origin or host in self._hosts or _PORT.sub(b"", host) in self._hosts
 
 
+def own_origins(public_url: str | None, allowed: Collection[str]) -> frozenset[bytes]:
+    """The origins whose pages may act for somebody who is logged in: those that are named, and no others."""
+    named = [origin for origin in allowed if origin != "*"]
+    if public_url is not None:
+        parts = urlsplit(public_url)
+        named.append(f"{parts.scheme}://{parts.netloc}")
+    return frozenset(_serialise(origin) for origin in named)
+
+
 def _serialise(origin: str) -> bytes:
     """An origin as browsers send it: in lower case, without the scheme's own port (RFC 6454 section 6.2)."""
     text = origin.lower()

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+from shadowcat.errors import Refusal
+
+BARRED: Final = frozenset({Refusal.BREAKER_OPEN, Refusal.CREDENTIAL_MISSING})
+"""Why an upstream was not even tried: going to another one instead is no retry."""
 _READS: Final = frozenset({"completion/complete", "ping", "resources/read", "server/discover"})
 _WINDOW: Final = 10
 """Seconds over which a budget is counted."""

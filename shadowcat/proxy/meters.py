@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import Final
 
 from shadowcat.errors import Refusal
-from shadowcat.shm.counters import STATUSES, Layout, reason_number
+from shadowcat.shm.counters import STATUSES, Layout, reason_number, tier_number
 
 _NANOSECONDS: Final = 1_000_000_000
 _BYTES: Final = ("client_received", "client_sent", "upstream_received", "upstream_sent")
@@ -83,7 +83,11 @@ class RouteMeters:
         "aborts",
         "answers_dropped",
         "durations",
+        "limited",
         "notifications_dropped",
+        "policy_allowed",
+        "policy_denied",
+        "policy_tolerated",
         "recoveries",
         "recovery_failures",
         "statuses",
@@ -108,7 +112,12 @@ class RouteMeters:
         self.recovery_failures = layout.cell("session_recovery_failures_total", number)
         self.answers_dropped = layout.cell("session_answers_dropped_total", number)
         self.notifications_dropped = layout.cell("session_notifications_dropped_total", number)
+        self.policy_allowed = layout.cell("policy_allowed_total", number)
+        self.policy_denied = layout.cell("policy_denied_total", number)
+        self.policy_tolerated = layout.cell("policy_tolerated_total", number)
         self._in_flight = layout.cell("requests_in_flight", number)
+        self.limited = layout.cell("limited_total", tier_number(number, 0))
+        """Refusals by the first tier of limits; the others follow."""
 
     def publish(self, started: int) -> None:
         """Put what was counted into the cells; `started` is how many exchanges have begun."""

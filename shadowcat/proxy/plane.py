@@ -11,26 +11,32 @@ from typing import TYPE_CHECKING, Any, Final
 from shadowcat.config.model import Config
 from shadowcat.policy.forwarded import TrustedProxies
 from shadowcat.policy.guard import Guard
+from shadowcat.proxy.checks.chosen import checks_of
 from shadowcat.proxy.clients.admission import Admission
 from shadowcat.proxy.clients.arrival import Arrival
 from shadowcat.proxy.clients.counted_connection import CountedConnection
 from shadowcat.proxy.clients.downstream import ClientConnection
+from shadowcat.proxy.clients.pages import Pages
 from shadowcat.proxy.clients.request_heads import RequestHeads
 from shadowcat.proxy.exchanges.affinity import Affinity
 from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.exchanges.kinds import Kinds
+from shadowcat.proxy.limits.entrance import Entrance
+from shadowcat.proxy.limits.limits import Limits
 from shadowcat.proxy.meters import WorkerMeters
 from shadowcat.proxy.observers.observe import Observation, Observer
 from shadowcat.proxy.route import Route, RouteTable
 from shadowcat.proxy.sessions.recovery import Recoveries
 from shadowcat.proxy.sessions.sessions import NANOSECONDS, Sessions
 from shadowcat.proxy.sessions.streams import Streams
+from shadowcat.proxy.upstreams.credentials import Credentials, documents
 from shadowcat.proxy.upstreams.response_heads import ResponseHeads
 from shadowcat.proxy.upstreams.room import Room
 from shadowcat.proxy.wheel import TICK, Wheel
 from shadowcat.shm.shared import Shared
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.observers.audit import Audit
     from shadowcat.proxy.roster import Roster
     from shadowcat.proxy.upstreams.pool import Pool
 
@@ -50,6 +56,7 @@ class DataPlane:
         process: int,
         loop: asyncio.AbstractEventLoop,
         wall: Callable[[], float],
+        clock_ns: Callable[[], int],
     ) -> None:
         """Made by `assembly.assemble` alone, which also adds the routes; `wall` tells seconds since 1970."""
         self.loop = loop
@@ -67,9 +74,15 @@ class DataPlane:
         self.pools: Sequence[Pool] = ()
         """Of all upstreams, those included that were removed and still have sessions."""
         self.observers: tuple[Observer, ...] = ()
+        self.audit: Audit | None = None
+        """One of the observers, which is told of more than requests."""
         self.kinds = Kinds()
         self.sessions = Sessions(self, config.sessions, shared.sessions_for(process), shared.board)
         self.admission = Admission(self, shared, process, wall)
+        self.pages = Pages(self, shared, process)
+        self.credentials = Credentials(shared, process, loop.time, wall)
+        self.limits = Limits(self, shared, process, clock_ns)
+        self.entrance = Entrance(self.limits, self.admission, loop, self.cells)
         self.affinity = Affinity(self, shared.affinity)
         slots = shared.slots_for(process, self.sessions.table.locks)
         self.room = Room(loop, slots, shared.mail, process)
@@ -112,8 +125,13 @@ class DataPlane:
         }
         self.routes = routes
         self.admission.take_up(config, routes)
-        self.route_table = RouteTable(routes)
+        self.entrance.take_up(is_limited=self.limits.take_up(config, routes))
+        for route, section in zip(routes, config.routes, strict=True):
+            route.checks = checks_of(self, route, section)
+        self.pages.configure(config)
         self.pools = tuple(pools.values())
+        self.route_table = RouteTable(routes, documents(self.pools))
+        self.credentials.take_up(self.pools)
         self.sessions.pools = pools
         self.sessions.configure(config.sessions)
         self.recoveries.configure(config.sessions, pools.values())
@@ -129,6 +147,7 @@ class DataPlane:
         self.known = self.epoch[0]
         self.roster.refresh()
         self.admission.refresh()
+        self.credentials.refresh()
 
     # For the worker.
 
@@ -199,6 +218,7 @@ class DataPlane:
     def answered(self) -> None:
         """Mail ANSWERED has come."""
         self.admission.look_for_answers()
+        self.pages.look_for_answers()
 
     def make_room(self, row: int) -> None:
         """Mail MAKE_ROOM has come."""
@@ -219,7 +239,7 @@ class DataPlane:
         if heads is None:
             guard = self._guards[loopback]
             believed = self.trusted_proxies if trusted else None
-            heads = RequestHeads(self.http, self.route_table, guard, self.kinds, believed)
+            heads = RequestHeads(self.http, self.route_table, guard, self.kinds, self.pages, believed)
             self._heads[loopback, trusted] = heads
         return heads
 
@@ -248,6 +268,7 @@ class DataPlane:
     def disconnected(self, client: ClientConnection) -> None:
         """A client is gone."""
         self._clients.discard(client)
+        self.entrance.forget(client)
         self._count()
 
     def _count(self) -> None:
@@ -314,6 +335,7 @@ class DataPlane:
         if self.epoch[0] != self.known:
             self.refresh()
         self.admission.tick()
+        self.pages.look_for_answers()
         if self.wheel.tick(now):
             self.loop.call_soon(self._catch_up)
         self.room.tick(now)

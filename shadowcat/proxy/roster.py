@@ -16,6 +16,7 @@ from shadowcat.errors import StartError
 from shadowcat.proxy.meters import RouteMeters, UpstreamMeters
 from shadowcat.proxy.route import Route
 from shadowcat.proxy.upstreams.balancer import Balancer, Host
+from shadowcat.proxy.upstreams.credentialed import pool_class, present_at
 from shadowcat.proxy.upstreams.origin import Origin
 from shadowcat.proxy.upstreams.outcomes import Marks, Outcomes
 from shadowcat.proxy.upstreams.pool import Pool
@@ -96,9 +97,13 @@ class Roster:
             balancer = Balancer(section, number, seats, pools, self._host, self._shared.board)
             route.configure(section, tuple(pools), balancer)
             routes.append(route)
+        beside: dict[str, list[Pool]] = {}
         for one in snapshot.leaving:
             pool = self._pool(before, origins, one.route, one.route.upstreams[0], one.seat)
             self._watch(one.route, [one.seat], [pool])
+            beside.setdefault(one.route.path, []).append(pool)
+        for route in routes:
+            present_at(route, [*route.pools, *beside.get(route.name, ())])
         for row, pool in before.items():
             if self.pools.get(row) is not pool:
                 pool.close()
@@ -133,7 +138,9 @@ class Roster:
         if pool is None or pool.generation != seat.generation:
             plane = self._plane
             meters = UpstreamMeters(self._shared.layout, row, plane.cells)
-            pool = Pool(plane, origins[row], section.pool, upstream, meters, row, seat.generation)
+            pool = pool_class(upstream)(
+                plane, origins[row], section.pool, upstream, meters, row, seat.generation
+            )
         else:
             pool.change(section.pool, upstream, origins.get(row))
         self.pools[row] = pool

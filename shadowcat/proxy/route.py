@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 from shadowcat.config import model
 from shadowcat.mcp.envelope import Envelope
 from shadowcat.policy.retry import RetryBudget
+from shadowcat.policy.tools import ToolRules
 from shadowcat.policy.waits import Waits, waits_for
 from shadowcat.proxy.meters import RouteMeters
 from shadowcat.proxy.upstreams.balancer import COMPARES, Balancer, Purpose
@@ -15,6 +16,8 @@ from shadowcat.proxy.upstreams.balancer import COMPARES, Balancer, Purpose
 if TYPE_CHECKING:
     from shadowcat.proxy.checks import Check
     from shadowcat.proxy.clients.access import Access
+    from shadowcat.proxy.limits.check import LimitCheck
+    from shadowcat.proxy.upstreams.credentialed import PersonalPool
     from shadowcat.proxy.upstreams.pool import Pool
 
 _MOST_METHODS: Final = 256
@@ -30,16 +33,22 @@ class Route:
         "balancer",
         "checks",
         "compares",
+        "exchanging",
         "has_choice",
+        "is_limited_ahead",
         "legacy",
+        "limits",
         "meters",
         "name",
         "needs_session",
         "only",
         "path",
         "pools",
+        "presents",
+        "renews",
         "retries",
         "timeouts",
+        "tools",
         "usual_waits",
     )
 
@@ -72,6 +81,18 @@ class Route:
         """Who may use it; None: everybody."""
         self.checks: Sequence[Check] = ()
         """What else is asked of its requests, in this order."""
+        self.is_limited_ahead = False
+        """Whether the host has rates, which are charged before anything else."""
+        self.limits: LimitCheck | None = None
+        """Its limits, if it has any; they are among the checks, too."""
+        self.tools = ToolRules(None)
+        """Which tools there are for its clients."""
+        self.exchanging: tuple[PersonalPool, ...] = ()
+        """Those pools for which clients' tokens are exchanged."""
+        self.presents = False
+        """Whether an upstream is told who the client is."""
+        self.renews = False
+        """Whether an upstream has a credential that control fetches."""
         self.needs_session = False
         """Whether all of `legacy` are known to issue session ids: no legacy request can do without."""
 
@@ -84,6 +105,7 @@ class Route:
         self.timeouts = section.timeouts
         self.attempts = section.retry.attempts
         self.retries.share = section.retry.budget
+        self.tools = ToolRules(section.policy.tools if section.policy is not None else None)
         self.usual_waits.clear()
         self._waits.clear()
         self.look()
@@ -112,23 +134,32 @@ class Route:
         return found
 
 
+class Described(Protocol):
+    """What has a document at a path of its own."""
+
+    def document(self, base: str) -> bytes:
+        """The document, for a client that called `base`."""
+
+
 class RouteTable:
     """Finds the route of a path. The longest route that matches by whole segments wins."""
 
     __slots__ = ("_described", "_routes")
 
-    def __init__(self, routes: list[Route]) -> None:
+    def __init__(self, routes: list[Route], documents: Mapping[bytes, Described] | None = None) -> None:
+        """`documents`: what else is described, by path."""
         self._routes = sorted(routes, key=lambda route: -len(route.path))
         described = [access for route in routes if (access := route.access) is not None]
-        self._described = {
+        self._described: dict[bytes, Described] = {
             path.encode(): access
             for access in described
             for path in access.document_paths(alone=len(described) == 1)
         }
         """Whose metadata is at which path."""
+        self._described.update(documents or {})
 
-    def described(self, path: bytes) -> Access | None:
-        """The route whose metadata is at `path`; None if there is none."""
+    def described(self, path: bytes) -> Described | None:
+        """What is described at `path`; None if there is nothing."""
         return self._described.get(path) if self._described else None
 
     def match(self, path: bytes) -> tuple[Route, bytes] | None:

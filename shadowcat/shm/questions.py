@@ -1,4 +1,4 @@
-"""What workers have to ask the control process: for keys they lack, or what an issuer says of a token.
+"""What workers have to ask the control process: for keys they lack, what an issuer says of a token, logins.
 
 Every worker has some desks. A desk holds one question at a time, and its answer:
 
@@ -30,7 +30,8 @@ DESKS: Final = 16
 """Of each worker: so many questions may be open at a time."""
 QUESTION_LIMIT: Final = 10_240
 """Bytes: a token of 8 KiB, its issuer and its route."""
-ANSWER_LIMIT: Final = 4_096
+ANSWER_LIMIT: Final = 10_240
+"""Bytes: a token of 8 KiB and its end, or what an issuer says of one."""
 _LINE_WORDS: Final = LINE // WORD
 _DESK: Final = 2 * LINE + QUESTION_LIMIT + ANSWER_LIMIT
 _DESK_WORDS: Final = _DESK // WORD
@@ -48,6 +49,14 @@ class Ask(IntEnum):
     """That the keys of a source be fetched once more, from now on."""
     INTROSPECT = 2
     """What an issuer says of a token."""
+    EXCHANGE = 3
+    """A token for an upstream in exchange for a client's."""
+    RENEW = 4
+    """That the credential of an upstream, which does not accept it, be fetched early."""
+    LOGIN = 5
+    """Which token a browser's cookie stands for."""
+    PAGE = 6
+    """What a browser gets that logs in or out."""
 
 
 class Outcome(IntEnum):
@@ -56,6 +65,8 @@ class Outcome(IntEnum):
     DONE = 1
     UNAVAILABLE = 2
     """Whoever had to be asked did not answer as it should."""
+    REFUSED = 3
+    """Whoever was asked has said no, and would again."""
 
 
 class Question(NamedTuple):

@@ -10,41 +10,53 @@ snapshot    control                                         snapshots.py
 cursors     any worker, under the lock of a route           cursors.py
 affinity    any worker                                      affinity.py
 keys        control                                         snapshots.py
+credentials control                                         snapshots.py
+vault       control, which alone reads it                   snapshots.py
 questions   per desk: its worker, and control               questions.py
 connections one block per process: that process             connections.py
 buckets     one page per process: that process              breakers.py
 crowd       one block per process: that process             crowd.py
+rings       one per process: that process, and control      rings.py
+limiter     any worker, under locks of its buckets          limiter.py
+seats       the same; counts: one block per process         concurrency.py
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from shadowcat.config import seats
 from shadowcat.config.model import Config
 from shadowcat.errors import StartError
-from shadowcat.shm import crowd
+from shadowcat.shm import concurrency, crowd
 from shadowcat.shm.affinity import SECRET as AFFINITY_SECRET
 from shadowcat.shm.affinity import AffinityTable
 from shadowcat.shm.board import Board
 from shadowcat.shm.breakers import Breakers
+from shadowcat.shm.concurrency import Concurrency
 from shadowcat.shm.connections import Connections, Slots
 from shadowcat.shm.counters import Layout
 from shadowcat.shm.crowd import Crowd
 from shadowcat.shm.cursors import Cursors
 from shadowcat.shm.ejections import Ejections
 from shadowcat.shm.host import HostFlags
+from shadowcat.shm.limiter import SECRET as LIMITER_SECRET
+from shadowcat.shm.limiter import Limiter, plan_limiter
 from shadowcat.shm.locks import Locks
+from shadowcat.shm.logins import Logins
 from shadowcat.shm.mailboxes import Mailboxes
 from shadowcat.shm.page import HEADER, Page
 from shadowcat.shm.questions import Questions
 from shadowcat.shm.region import PAGE, WORD, Plan, Region
+from shadowcat.shm.rings import Ring, Rings
 from shadowcat.shm.sessions import layout as session_layout
 from shadowcat.shm.sessions.owners import SECRET, Owners
 from shadowcat.shm.sessions.table import SessionTable
 from shadowcat.shm.snapshots import Snapshots, SnapshotTooLargeError
+from shadowcat.shm.trail import Trail
 
 _TEXT: Final = 64 * 1024
 _ROUTE_TEXT: Final = 4 * 1024
@@ -52,6 +64,10 @@ _UPSTREAM_TEXT: Final = 2 * 1024
 """Bytes of the configuration's text in shared memory."""
 _KEYS_TEXT: Final = 1024 * 1024
 """Bytes of all issuers' keys: some thousands."""
+_CREDENTIALS_TEXT: Final = 1024 * 1024
+"""Bytes of what is presented to upstreams: a hundred of the longest tokens, a thousand usual ones."""
+_VAULT_TEXT: Final = 1024 * 1024
+"""Bytes of what control keeps for its successors."""
 SUPERVISOR: Final = 0
 CONTROL: Final = 1
 _FIRST_WORKER: Final = 2
@@ -83,22 +99,30 @@ class Shared:
 
     __slots__ = (
         "_buckets",
+        "_concurrency",
         "_crowd",
         "_crowd_secret",
         "_cursors",
+        "_limiter",
+        "_limiter_secret",
         "_pages",
         "_region",
+        "_rings",
         "_section",
         "_sessions",
         "affinity",
+        "audit",
         "board",
         "connections",
+        "credentials",
         "host",
         "keys",
         "layout",
+        "logins",
         "mail",
         "questions",
         "snapshot",
+        "vault",
     )
 
     def __init__(self, config: Config) -> None:
@@ -116,13 +140,25 @@ class Shared:
         self._cursors = Cursors.plan(plan, config.max_routes)
         affinity = AffinityTable.plan(plan)
         keys = Snapshots.plan(plan, _KEYS_TEXT)
+        credentials = Snapshots.plan(plan, _CREDENTIALS_TEXT)
+        vault = Snapshots.plan(plan, _VAULT_TEXT)
         questions = Questions.plan(plan, config.workers)
+        logins = Logins.plan(plan)
         connections = Connections.plan(plan, config.max_upstreams, processes)
         self._crowd = crowd.plan_crowd(plan, processes)
         self._crowd_secret = os.urandom(crowd.SECRET)
+        self.audit = audit = config.audit
+        rings = None if audit is None else Rings.plan(plan, processes - CONTROL, audit.capacity)
+        self._limiter = plan_limiter(plan, config.limits.capacity, config.max_routes)
+        self._limiter_secret = os.urandom(LIMITER_SECRET)
+        self._concurrency = concurrency.plan_concurrency(plan, config.limits.capacity, processes)
         self._section = config.sessions
         self._sessions = session_layout.plan(plan, config.sessions.capacity, processes)
         self._region = region = Region(plan.size)
+        self._rings: Rings | None = None
+        if audit is not None and rings is not None:
+            self._rings = Rings(region, rings, audit.capacity)
+            self._rings.begin(time.time_ns())
         self.host = HostFlags(region, host, config.workers)
         self._pages = tuple(Page(region.words(area.offset, words)) for area in pages)
         dropped = self.layout.cell("mail_dropped_total")
@@ -132,7 +168,12 @@ class Shared:
         self.affinity = AffinityTable(region, affinity, os.urandom(AFFINITY_SECRET))
         self.keys = Snapshots(region, keys, _KEYS_TEXT)
         """What control has fetched of issuers' keys (auth/keys.py); version 0 until then."""
+        self.credentials = Snapshots(region, credentials, _CREDENTIALS_TEXT)
+        """What upstreams are presented with, where it was fetched (auth/held.py); version 0 until then."""
+        self.vault = Snapshots(region, vault, _VAULT_TEXT)
+        """What control must not lose when it dies (control/vault.py); version 0: nothing."""
         self.questions = Questions(region, questions, config.workers)
+        self.logins = Logins(region, logins)
         self.connections = Connections(region, connections, config.max_upstreams, processes)
         Owners.seed(region, self._sessions, os.urandom(SECRET))
 
@@ -201,6 +242,32 @@ class Shared:
     def clear_crowd(self, process: int) -> None:
         """The connections of a process that has died are gone; for the supervisor."""
         crowd.clear(self._region, self._crowd, process)
+
+    def rings(self) -> list[Ring]:
+        """The rings of all processes, for control, which writes the audit file; none without one."""
+        rings = self._rings
+        return [] if rings is None else [rings.ring(number) for number in range(self.processes - CONTROL)]
+
+    def trail_for(self, process: int, wall: Callable[[], float] = time.time) -> Trail | None:
+        """Where `process` records events; None if nobody does. `wall` tells seconds since 1970."""
+        if self._rings is None or self.audit is None:
+            return None
+        worker = process - _FIRST_WORKER if process >= _FIRST_WORKER else None
+        dropped = self.layout.cell("audit_dropped_total")
+        cells = self.page(process).cells
+        return Trail(self.audit, self._rings.ring(process - CONTROL), process, worker, wall, cells, dropped)
+
+    def limiter_with(self, locks: Locks) -> Limiter:
+        """What limits have admitted, for the process whose `locks` these are."""
+        return Limiter(self._region, self._limiter, self._limiter_secret, locks)
+
+    def concurrency_with(self, locks: Locks, process: int) -> Concurrency:
+        """What limited requests are under way, for `process`, whose `locks` these are."""
+        return Concurrency(self._region, self._concurrency, self._limiter_secret, locks, process)
+
+    def clear_concurrency(self, process: int) -> None:
+        """Nothing is under way in a process that has died; for the supervisor."""
+        concurrency.clear(self._region, self._concurrency, process)
 
     def close(self) -> None:
         """Close the descriptors; the memory itself goes when the last process has ended."""

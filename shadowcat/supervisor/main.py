@@ -16,6 +16,7 @@ from shadowcat import log
 from shadowcat.config.addresses import listen_addresses, parse_listen
 from shadowcat.config.load import check_files
 from shadowcat.config.model import Config
+from shadowcat.control.audit_file import write_rest
 from shadowcat.log import LOGGER
 from shadowcat.shm.shared import CONTROL, Lifeline, Shared, worker_number
 from shadowcat.supervisor.inboxes import Inboxes
@@ -108,6 +109,9 @@ def supervise(
             shared, members, listeners, notifier, timing, on_ready, restores_signals=not ends_process
         )
         status = supervisor.run()
+        if config.audit is not None:
+            # Control may have been killed, or have had no time left.
+            write_rest(config.audit.path, shared.rings())
         if status == 0:
             LOGGER.info("stopped")
         return status

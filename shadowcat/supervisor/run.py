@@ -156,8 +156,9 @@ class Supervisor:
                     self._stop_now(number)
                 case signal.SIGUSR1:
                     LOGGER.info("SIGUSR1: opening log files anew")
-                    for member in self._workers:
-                        self._send(member, signal.SIGUSR1)
+                    for member in self._members:
+                        if member.number is not None:
+                            self._send(member, signal.SIGUSR1)
                 case signal.SIGHUP:
                     self._reload()
 
@@ -275,6 +276,7 @@ class Supervisor:
             self._shared.mail.clear(member.number)
             self._shared.connections.clear(member.number)
             self._shared.clear_crowd(member.number)
+            self._shared.clear_concurrency(member.number)
             self._sessions.repair(member.number)
             self._breakers.repair(member.number)
         if member.worker is not None:

@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from enum import Enum
+from math import ceil
 from types import TracebackType
 from typing import Final, Self
 
@@ -23,6 +24,8 @@ _CALL: Final = _HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
 _SMALL: Final = _CALL.replace(b'"big"', b'"xyz"')
 _END: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _BUFFER: Final = 4096
+_ROUND: Final = 0.01
+"""Seconds."""
 
 
 class Kind(Enum):
@@ -131,19 +134,24 @@ class SlowClients:
 
     def _run(self) -> None:
         came = missing = 0
-        next_round = 0.0
-        start = time.monotonic()
+        start = before = time.monotonic()
+        next_one = 0.0
         while not self._stop.is_set():
-            share = (time.monotonic() - start) / self._ramp if self._ramp else 1.0
-            due = min(self._count, int(self._count * share))
+            now = time.monotonic()
+            elapsed, before = now - before, now
+            due = min(
+                self._count, int(self._count * (now - start) / self._ramp) if self._ramp else self._count
+            )
             missing += due - came
             came = due
-            while missing and not self._stop.is_set():
+            # Those that come instead of others take their time, too: this is no flood of connections.
+            newcomers = min(missing, ceil(self._count * elapsed / self._ramp) if self._ramp else missing)
+            for _ in range(newcomers):
                 self._open()
-                missing -= 1
+            missing -= newcomers
             if came == self._count:
                 self._all_here.set()
-            for number, _ in self._epoll.poll(0.02):
+            for number, _ in self._epoll.poll(_ROUND):
                 one, began = self._sockets.pop(number)
                 self._epoll.unregister(number)
                 self.lasted.append(time.monotonic() - began)
@@ -152,11 +160,15 @@ class SlowClients:
                     missing += 1
                 else:
                     self._left.append(one)
-            now = time.monotonic()
-            if now >= next_round:
-                next_round = now + self._interval
-                for one, _ in self._sockets.values():
-                    self._send(one, _NEXT[self._kind])
+            # Not all at once, or they would be a burst now and then.
+            next_one += len(self._sockets) * min(elapsed / self._interval, 1.0)
+            for _ in range(int(next_one)):
+                number, entry = next(iter(self._sockets.items()), (0, None))
+                if entry is not None:
+                    del self._sockets[number]
+                    self._sockets[number] = entry  # It is the last one now.
+                    self._send(entry[0], _NEXT[self._kind])
+            next_one %= 1
 
     def _open(self) -> None:
         one = socket.socket()

@@ -29,6 +29,7 @@ PURE_FILES = {
     "mcp_servers",
     "changes",
     "admin_token",
+    "auditing",
 }
 """Of config: what reads no file and no environment by itself."""
 IMPURE = {

@@ -32,7 +32,7 @@ OPAQUE = Issuer(
 
 RING = KeyRing(ALGORITHMS)
 """Made once: RSA keys take long."""
-MINT = Mint(ISSUER, RING, Clock(), 300)
+MINT = Mint(ISSUER, RING, Clock(), 3600)
 
 
 def token(claims: Mapping[str, Any] | None = None, **how: Any) -> str:
@@ -82,11 +82,16 @@ def reply(proxy: Stage, question: Question, outcome: Outcome = Outcome.DONE, sai
 @contextmanager
 def guarded(
     *issuers: Issuer, scopes: Sequence[str] = ("mcp:read",), keys: bool = True, auth: Mapping[str, Any] = {},
-    **options: Any,
+    upstream_keys: Sequence[dict[str, Any]] = (), **options: Any,
 ) -> Iterator[Stage]:  # fmt: skip
-    """A proxy whose route /mcp needs a token; unless `keys` is false its issuer's keys are there."""
+    """A proxy whose route /mcp needs a token; unless `keys` is false its issuer's keys are there.
+
+    `upstream_keys` are those of each upstream, beside its URL.
+    """
     section = Auth(issuers=list(issuers or (TRUSTED,)), scopes=list(scopes), **auth)
     options = {"public_url": "https://mcp.example"} | options
+    if upstream_keys:
+        options |= {"keys": upstream_keys, "upstreams": len(upstream_keys)}
     with stage(auth=section, **options) as proxy:
         if keys:
             publish_keys(proxy)

@@ -20,7 +20,7 @@ _HOP_BY_HOP: Final = {
     b"transfer-encoding",
     b"upgrade",
 }
-_NOT_FORWARDED: Final = _HOP_BY_HOP | {
+NOT_FORWARDED: Final = _HOP_BY_HOP | {
     b"accept-encoding",
     b"authorization",
     b"content-length",
@@ -34,7 +34,7 @@ _NOT_FORWARDED: Final = _HOP_BY_HOP | {
     b"x-forwarded-proto",
     b"x-real-ip",
 }
-_NOT_RETURNED: Final = _HOP_BY_HOP | {b"content-length", b"set-cookie", b"mcp-session-id"}
+NOT_RETURNED: Final = _HOP_BY_HOP | {b"content-length", b"set-cookie", b"mcp-session-id"}
 _ADDED: Final = [b"accept-encoding", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"]
 _SCHEME_AND_AUTHORITY: Final = re.compile(rb"https?://([^/?]+)", re.IGNORECASE)
 
@@ -111,7 +111,7 @@ def expected_upstream(sent: RequestMessage, authority: bytes, client: bytes) -> 
     target = sent.target[absolute.end() :] if absolute else sent.target
     host = absolute[1] if absolute else dict(sent.fields).get(b"host")
     names = {name for name, _ in sent.fields}
-    fields = [(b"host", authority), *_end_to_end(sent.fields, _NOT_FORWARDED)]
+    fields = [(b"host", authority), *_end_to_end(sent.fields, NOT_FORWARDED)]
     added = dict.fromkeys(_ADDED, b"") | {
         b"accept-encoding": b"identity",
         b"x-forwarded-for": client,
@@ -134,7 +134,7 @@ def normal(got: RequestMessage) -> RequestMessage:
 
 def returned_fields(fields: Fields) -> Fields:
     """The fields of an upstream's answer that its client has to get, in order."""
-    return _end_to_end(fields, _NOT_RETURNED, keep_prefix=b"mcp-")
+    return _end_to_end(fields, NOT_RETURNED, keep_prefix=b"mcp-")
 
 
 def _end_to_end(fields: Fields, dropped: set[bytes], keep_prefix: bytes = b"\0") -> Fields:

@@ -13,10 +13,13 @@ from shadowcat.config.model import (
     Breaker,
     Config,
     Http,
+    Limits,
     Outlier,
+    Policy,
     Pool,
     Retry,
     Route,
+    RouteLimits,
     Sessions,
     Timeouts,
     Upstream,
@@ -100,6 +103,10 @@ class Stage(Loopback):
         super().__init__(config)
         self.config = config
 
+    def clock_ns(self) -> int:  # type: ignore[override]
+        """Rates go by the clock that the test moves."""
+        return round(self.loop.time() * 1e9)
+
     def caller(self, peer: str = HERE, own: str = HERE) -> Peer:
         """A client from `peer` that has connected to the listener on `own`."""
         return _Caller(self, peer, own)
@@ -157,6 +164,9 @@ def stage(
     routes: Sequence[Route] = (),
     workers: int = 1,
     auth: Auth | None = None,
+    limits: RouteLimits | None = None,
+    host_limits: Limits | None = None,
+    policy: Policy | None = None,
     **options: Any,
 ) -> Iterator[Stage]:
     """Assemble a proxy with the route /mcp, and with `routes`; further options are top-level keys.
@@ -173,8 +183,10 @@ def stage(
         timeouts=Timeouts(**timeouts or {}),
         retry=Retry(**retry or {}),
         auth=auth,
+        policy=policy,
         breaker=breaker,
         outlier=outlier,
+        limits=limits,
     )
     config = Config(
         workers=workers,
@@ -182,6 +194,7 @@ def stage(
         routes=[route, *routes],
         http=Http(**http or {}),
         sessions=Sessions(**{"capacity": 64} | (sessions or {})),
+        limits=host_limits or Limits(capacity=1024),
         **options,
     )
     validate(config)

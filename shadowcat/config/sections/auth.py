@@ -59,6 +59,24 @@ class Issuer(Section, frozen=True, kw_only=True):
     """How long keys are used after they were fetched last, if the issuer cannot be reached."""
 
 
+class Login(Section, frozen=True, kw_only=True):
+    """Logging in with a browser: the proxy is the OAuth client and keeps the tokens; browsers get a cookie.
+
+    At /.shadowcat/login, /.shadowcat/callback and /.shadowcat/logout of the public listener.
+    """
+
+    issuer: str
+    """One of the route's `issuers`, where users log in."""
+    client_id: str
+    """By which the issuer knows the proxy; its redirect URI is `public_url` and /.shadowcat/callback."""
+    client_secret: str | None = None
+    """Write ${NAME} to take it from the environment; default: a public client, which has none."""
+    scopes: list[str] = []
+    """What is asked for; default: the route's `scopes`."""
+    lifetime: Duration = Duration(28_800)
+    """How long a login lasts at most, however often its token is refreshed."""
+
+
 class Auth(Section, frozen=True, kw_only=True):
     """Who may use a route: the proxy is an OAuth 2.1 resource server, or passes tokens on to one."""
 
@@ -75,3 +93,5 @@ class Auth(Section, frozen=True, kw_only=True):
     """By how much an issuer's clock may differ from this machine's."""
     cache: Duration = Duration(300)
     """How long a token that was verified is taken for good, at most; never beyond its own end."""
+    login: Login | None = None
+    """Off by default: browsers cannot log in."""

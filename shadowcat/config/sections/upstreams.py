@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from shadowcat.config.sections.base import Positive, Section
+from shadowcat.config.sections.credentials import Credential
 from shadowcat.config.units import Duration
 
 
@@ -21,13 +22,6 @@ class Tls(Section, frozen=True, kw_only=True):
     """PEM file of the client certificate's private key; default: in `cert`."""
     server_name: str | None = None
     """Name to send as SNI and to verify; default: the host of the upstream's URL."""
-
-
-class Credential(Section, frozen=True, kw_only=True):
-    """What the proxy itself presents to an upstream; a client's own credentials are never forwarded."""
-
-    headers: dict[str, str] = {}
-    """Header fields set on each request to this upstream, replacing the client's of the same name."""
 
 
 class Upstream(Section, frozen=True, kw_only=True):

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -27,16 +26,21 @@ from shadowcat.config.model import Config
 from shadowcat.errors import Refusal
 from shadowcat.proxy.clients.access import Access
 from shadowcat.proxy.clients.denial import Denial
-from shadowcat.proxy.wheel import Timed
+from shadowcat.proxy.clients.exchanger import Exchanger, Lacking, Wish, carry_over
+from shadowcat.proxy.clients.logins import KnownLogins
+from shadowcat.proxy.clients.waiter import Asked, Waiter
 from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.questions import Ask, Outcome
 from shadowcat.shm.shared import CONTROL, Shared, worker_number
 from shadowcat.shm.snapshots import SnapshotError
 
 if TYPE_CHECKING:
+    from shadowcat.policy.asked import Caller
+    from shadowcat.proxy.clients.downstream import ClientConnection
     from shadowcat.proxy.clients.template import RequestTemplate
     from shadowcat.proxy.plane import DataPlane
     from shadowcat.proxy.route import Route
+    from shadowcat.proxy.upstreams.credentialed import Presented
 
 PATIENCE: Final = 2.0
 """Seconds that a request waits for control."""
@@ -55,15 +59,22 @@ _log: Final = logging.getLogger(__name__)
 class Admitted:
     """What is known of a token that was found good; there may be many thousands."""
 
-    __slots__ = ("access", "principal", "scopes", "until")
+    __slots__ = ("access", "caller", "claims", "identity", "presented", "principal", "scopes", "until")
 
-    def __init__(self, access: Access, principal: str, scopes: frozenset[str], until: float) -> None:
+    def __init__(self, access: Access, identity: Identity, until: float) -> None:
         self.access = access
         """By which it was judged."""
-        self.principal = principal
-        self.scopes = scopes
+        self.identity = identity if access.keeps_claims else identity._replace(claims={})
+        self.principal = identity.principal
+        self.scopes = identity.scopes
         self.until = until
         """Loop's clock, seconds."""
+        self.claims = identity.claims if access.keeps_claims else None
+        """All that it says, if that is of interest."""
+        self.caller: Caller | None = None
+        """What the rules of a policy have decided about whoever presents it."""
+        self.presented: dict[str, Presented] = {}
+        """What upstreams are told about the client, by their places."""
 
 
 class _Denied(NamedTuple):
@@ -74,66 +85,6 @@ class _Denied(NamedTuple):
     description: str
 
 
-class Waiter(Timed):
-    """A request that waits for control."""
-
-    __slots__ = ("_admission", "_decided", "question", "template", "unknown")
-
-    def __init__(
-        self,
-        admission: Admission,
-        template: RequestTemplate,
-        unknown: Unknown,
-        decided: Callable[[Denial | None], None],
-    ) -> None:
-        self.deadline = self.filed = inf
-        self._admission = admission
-        self.template = template
-        self.unknown = unknown
-        self._decided = decided
-        self.question: _Question | None = None
-
-    @property
-    def cancelled_by_disconnect(self) -> bool:
-        """Whether a client that leaves means its request to end; as `Exchange.cancelled_by_disconnect`."""
-        return self.template.is_modern or not self.template.is_post
-
-    def on_deadline(self, now: float) -> None:
-        """Control has not answered."""
-        self._admission.give_up(self)
-
-    def decide(self, denial: Denial | None) -> None:
-        """Tell the connection; None: it may begin."""
-        self.deadline = inf
-        self.question = None
-        self._decided(denial)
-
-    def cancel(self) -> None:
-        """The client has left."""
-        self.deadline = inf
-        if self.question is not None:
-            self.question.forget(self)
-            self.question = None
-
-
-class _Question:
-    """A question that is open, and who waits for its answer."""
-
-    __slots__ = ("desk", "kind", "later", "waiters")
-
-    def __init__(self, kind: Ask, desk: int) -> None:
-        self.kind = kind
-        self.desk = desk
-        self.waiters: dict[Waiter, None] = {}
-        self.later: dict[Waiter, None] = {}
-        """Who came after it was asked: the keys may be older than their tokens, so for those whose key is not
-        among them it is asked once more."""
-
-    def forget(self, waiter: Waiter) -> None:
-        self.waiters.pop(waiter, None)
-        self.later.pop(waiter, None)
-
-
 class Admission:
     """Judges tokens for one worker."""
 
@@ -141,7 +92,9 @@ class Admission:
         "_cache",
         "_config",
         "_denied",
+        "_exchanger",
         "_keys",
+        "_logins",
         "_plane",
         "_process",
         "_questions",
@@ -160,11 +113,13 @@ class Admission:
         self._wall = wall
         secret = os.urandom(32)
         self._cache: TokenCache[Admitted] = TokenCache(secret)
+        self._logins = KnownLogins(shared.logins, secret, plane.clock)
         self._denied: TokenCache[_Denied] = TokenCache(secret, _MOST_DENIED)
+        self._exchanger = Exchanger(plane, secret)
         self._config: Config | None = None
         self._keys: dict[str, KeySet] = {}
         self._version = 0
-        self._questions: dict[object, _Question] = {}
+        self._questions: dict[object, Asked] = {}
         """By what is asked for, so that nothing is asked twice at a time."""
 
     # What tokens are judged by.
@@ -174,7 +129,10 @@ class Admission:
         self._config = config
         self._read_keys()
         for route, section in zip(routes, config.routes, strict=True):
-            route.access = None if section.auth is None else Access(config, section, section.auth, self._keys)
+            auth = section.auth
+            route.access = (
+                None if auth is None else Access(config, section, auth, self._keys, route.exchanging)
+            )
 
     def refresh(self) -> None:
         """Something may have changed: have the keys that there are now."""
@@ -184,7 +142,7 @@ class Admission:
         for route, section in zip(self._plane.routes, self._config.routes, strict=True):
             access = route.access
             if section.auth is not None and access is not None and not access.is_about(self._keys):
-                route.access = Access(self._config, section, section.auth, self._keys)
+                route.access = Access(self._config, section, section.auth, self._keys, route.exchanging)
         # Whoever waits for a key that is there now need not wait for the answer.
         for question in list(self._questions.values()):
             if question.kind is Ask.KEYS:
@@ -214,18 +172,33 @@ class Admission:
 
     # Requests.
 
-    def judge(self, template: RequestTemplate) -> Denial | Unknown | None:
-        """Whether a request may begin; None: it may. Called for each request of a route with `auth`."""
+    def judge(self, template: RequestTemplate, client: ClientConnection) -> Denial | Unknown | Lacking | None:
+        """Whether a client's request may begin; None: it may. For each request of a route with `auth`."""
         route = template.route
         access = route.access if route is not None else None
         if access is None or access.forwards:
             return None
         admitted = template.admitted
-        if admitted is not None and admitted.access is access and self._plane.clock() < admitted.until:
+        if (
+            admitted is not None
+            and admitted.access is access
+            and self._plane.clock() < admitted.until
+            and template.login is None  # A login may be over at any moment.
+        ):
             return None
-        return self._look(template, access)
+        return self._look(template, client, access)
 
-    def _look(self, template: RequestTemplate, access: Access) -> Denial | Unknown | None:
+    def _look(
+        self, template: RequestTemplate, client: ClientConnection, access: Access
+    ) -> Denial | Unknown | Lacking | None:
+        if template.login is not None and access.login is not None:
+            try:
+                held = self._logins.find(access.scope, template.login)
+            except TokenError as error:
+                return access.deny(Refusal.TOKEN_INVALID, template.base, str(error))
+            if held is None:
+                return access.login.unknown
+            template.token = held
         token = template.token
         if isinstance(token, Fault):
             return access.deny(_FAULTS[token], template.base)
@@ -242,16 +215,31 @@ class Admission:
                 if denied is not None and denied.access is access and now < denied.until:
                     return access.deny(Refusal.TOKEN_INVALID, template.base, denied.description)
                 return found
-            admitted = self._admit(access, key, found)
+            admitted = self._admit(template, client, access, key, found)
         if not admitted.scopes.issuperset(access.scopes):
             return access.deny(Refusal.SCOPE_MISSING, template.base)
+        if access.exchanging:
+            verdict = self._exchanger.look(access.exchanging, admitted, key)
+            if verdict is not None:
+                return verdict
         template.admit(admitted)
         return None
 
-    def _admit(self, access: Access, key: bytes, identity: Identity) -> Admitted:
+    def _admit(
+        self,
+        template: RequestTemplate,
+        client: ClientConnection,
+        access: Access,
+        key: bytes,
+        identity: Identity,
+    ) -> Admitted:
         lasts = min(access.cache, identity.until - self._wall())
-        admitted = Admitted(access, identity.principal, identity.scopes, self._plane.clock() + lasts)
+        now = self._plane.clock()
+        admitted = Admitted(access, identity, now + lasts)
+        carry_over(self._cache.get(key), admitted, now)
         self._cache.put(key, admitted)
+        if self._plane.audit is not None:
+            self._plane.audit.authenticated(template, client, admitted.principal)
         return admitted
 
     def _deny(self, access: Access, template: RequestTemplate, description: str) -> Denial:
@@ -264,7 +252,11 @@ class Admission:
     # Requests that wait for control.
 
     def wait(
-        self, template: RequestTemplate, unknown: Unknown, decided: Callable[[Denial | None], None]
+        self,
+        template: RequestTemplate,
+        unknown: Unknown | Lacking,
+        decided: Callable[[Denial | None], None],
+        client: ClientConnection,
     ) -> Waiter | Denial:
         """Ask control for what is unknown.
 
@@ -272,27 +264,36 @@ class Admission:
             template: Of the request.
             unknown: What `judge` said.
             decided: Called later, once, unless the waiter is cancelled: with None if the request may begin.
+            client: Whose request it is.
 
         Returns:
             The waiter; or why it makes no sense to wait.
         """
-        waiter = Waiter(self, template, unknown, decided)
+        waiter = Waiter(self, template, unknown, decided, client)
         if not self._enlist(waiter):
-            return _unchecked()
+            return _unchecked(unknown)
         self._plane.wheel.set(waiter, self._plane.clock() + PATIENCE)
         return waiter
 
     def _enlist(self, waiter: Waiter, *, again: bool = False) -> bool:
         """Have it asked what a waiter needs to know; `again`: it has waited for another answer already."""
         unknown, template = waiter.unknown, waiter.template
+        if isinstance(unknown, Lacking):
+            self._wish(waiter, unknown)
+            return True
         route, token = template.route, template.token
         assert route is not None
         assert route.access is not None
-        assert isinstance(token, bytes)
-        if unknown.source is not None:
+        if unknown.login:
+            assert template.login is not None
+            kind, text = Ask.LOGIN, msgspec.msgpack.encode((route.name, template.login))
+            about: object = template.login
+        elif unknown.source is not None:
             kind, text = Ask.KEYS, unknown.source.encode()
-            about: object = unknown.source
+            about = unknown.source
         else:
+            assert isinstance(token, bytes)
+            waiter.token = token
             kind = Ask.INTROSPECT
             text = msgspec.msgpack.encode((route.name, unknown.issuer.issuer, token))
             about = self._cache.key(route.access.scope, token)
@@ -305,12 +306,34 @@ class Admission:
             desk = self._shared.questions.ask(self._slot, kind, text)
             if desk is None:
                 return False
-            question = self._questions[about] = _Question(kind, desk)
+            question = self._questions[about] = Asked(kind, desk)
             question.waiters[waiter] = None
             # A mail that finds the box full is not missed: control looks at the desks now and then.
             self._shared.mail.send(self._process, CONTROL, Mail.ASKED)
         waiter.question = question
         return True
+
+    def _wish(self, waiter: Waiter, lacking: Lacking) -> None:
+        """Have all tokens got that are not there; the waiter goes on when the first one is."""
+        token = waiter.template.token
+        assert isinstance(token, bytes)
+        for pool in lacking.pools:
+            wish = Wish(lacking.admitted, lacking.key, pool)
+            question = self._questions.get(wish.name)
+            if question is None:
+                text = self._exchanger.question(wish, token)
+                question = self._questions[wish.name] = Asked(Ask.EXCHANGE, None, wish, text)
+                self._put(question)
+            if waiter.question is None:
+                question.waiters[waiter] = None
+                waiter.question = question
+
+    def _put(self, question: Asked) -> None:
+        """Ask, if a desk is free."""
+        question.desk = self._shared.questions.ask(self._slot, question.kind, question.text)
+        if question.desk is not None:
+            question.text = b""
+            self._shared.mail.send(self._process, CONTROL, Mail.ASKED)
 
     def tick(self) -> None:
         """Look whether there are answers; mail says so sooner."""
@@ -319,7 +342,15 @@ class Admission:
 
     def look_for_answers(self) -> None:
         """Go on with what has been answered."""
+        is_full = False
         for about, question in list(self._questions.items()):
+            if question.desk is None:
+                if not question.waiters:
+                    del self._questions[about]  # Nobody waits any more.
+                elif not is_full:
+                    self._put(question)
+                    is_full = question.desk is None  # Then there is none for the others either.
+                continue
             answer = self._shared.questions.answer(self._slot, question.desk)
             if answer is not None:
                 del self._questions[about]
@@ -327,7 +358,9 @@ class Admission:
                     self._plane.refresh()
                 self._go_on(question, *answer)
 
-    def _go_on(self, question: _Question, outcome: Outcome, text: bytes) -> None:
+    def _go_on(self, question: Asked, outcome: Outcome, text: bytes) -> None:
+        if question.wish is not None:
+            self._exchanger.take(question.wish, self._cache.get(question.wish.key), outcome, text)
         for waiter in list(question.waiters):
             if waiter.question is question:  # Not one that has left while others were told.
                 self._conclude(waiter, outcome, text, again=False)
@@ -339,44 +372,76 @@ class Admission:
         template = waiter.template
         route = template.route
         access = route.access if route is not None else None
-        if waiter.unknown.source is None and outcome is Outcome.DONE and access is not None:
-            waiter.decide(self._introspected(access, waiter, text))
+        unknown = waiter.unknown
+        waiter.question = None
+        if isinstance(unknown, Lacking):
+            verdict = self.judge(template, waiter.client)
+            if outcome is Outcome.UNAVAILABLE and verdict is not None:
+                verdict = verdict if isinstance(verdict, Denial) else _unchecked(unknown)
+            self._settle(waiter, verdict)
             return
-        verdict = self.judge(template)
+        if unknown.login:
+            if outcome is not Outcome.DONE or access is None or template.login is None:
+                waiter.decide(_unchecked(unknown))
+                return
+            self._logins.learn(access.scope, template.login, text)
+            verdict = self.judge(template, waiter.client)
+            if isinstance(verdict, Unknown):
+                waiter.unknown = verdict  # To judge the token itself may take another question.
+                if self._enlist(waiter):
+                    return
+            self._settle(waiter, verdict)
+            return
+        if unknown.source is None and outcome is Outcome.DONE and access is not None:
+            self._settle(waiter, self._introspected(access, waiter, unknown, text))
+            return
+        verdict = self.judge(template, waiter.client)
         if not isinstance(verdict, Unknown):
-            waiter.decide(verdict)
+            self._settle(waiter, verdict)
         elif outcome is not Outcome.DONE or verdict.missing or access is None:
-            waiter.decide(_unchecked())
+            waiter.decide(_unchecked(unknown))
         elif not again:
             waiter.decide(self._deny(access, template, "the token's key is not known"))
         elif not self._enlist(waiter, again=True):
-            waiter.decide(_unchecked())
+            waiter.decide(_unchecked(unknown))
+
+    def _settle(self, waiter: Waiter, verdict: Denial | Unknown | Lacking | None) -> None:
+        """Go by a verdict that needs no other answer of the same kind."""
+        if isinstance(verdict, Lacking):
+            waiter.unknown = verdict
+            self._wish(waiter, verdict)
+        else:
+            waiter.decide(_unchecked(verdict) if isinstance(verdict, Unknown) else verdict)
 
     def _try_again(self, waiter: Waiter) -> None:
-        verdict = self.judge(waiter.template)
+        verdict = self.judge(waiter.template, waiter.client)
         if not isinstance(verdict, Unknown):
-            waiter.cancel()
-            waiter.decide(verdict)
+            if waiter.question is not None:
+                waiter.question.forget(waiter)
+                waiter.question = None
+            self._settle(waiter, verdict)
 
-    def _introspected(self, access: Access, waiter: Waiter, text: bytes) -> Denial | None:
+    def _introspected(
+        self, access: Access, waiter: Waiter, unknown: Unknown, text: bytes
+    ) -> Denial | Unknown | Lacking | None:
         template = waiter.template
-        assert isinstance(template.token, bytes)
         try:
             claims = msgspec.msgpack.decode(text, type=dict[str, object])
             if claims.get("active") is not True:
                 raise TokenError("the token is not active")
-            identity = access.verifier.accept(waiter.unknown.issuer, claims, self._wall())
+            identity = access.verifier.accept(unknown.issuer, claims, self._wall())
         except TokenError as error:
             return self._deny(access, template, str(error))
-        self._admit(access, self._cache.key(access.scope, template.token), identity)
-        verdict = self.judge(template)
-        return _unchecked() if isinstance(verdict, Unknown) else verdict
+        key = self._cache.key(access.scope, waiter.token)
+        self._admit(template, waiter.client, access, key, identity)
+        return self.judge(template, waiter.client)
 
     def give_up(self, waiter: Waiter) -> None:
         """A waiter's time is up."""
         waiter.cancel()
-        waiter.decide(_unchecked())
+        waiter.decide(_unchecked(waiter.unknown))
 
 
-def _unchecked() -> Denial:
-    return Denial(Refusal.TOKEN_UNCHECKED)
+def _unchecked(unknown: Unknown | Lacking) -> Denial:
+    is_good = isinstance(unknown, Lacking)
+    return Denial(Refusal.CREDENTIAL_MISSING if is_good else Refusal.TOKEN_UNCHECKED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -12,6 +13,14 @@ from shadowcat.proxy.clients.denial import Denial
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+_PLAIN: Final = (
+    b"Content-Type: text/plain; charset=utf-8\r\n"
+    b"X-Content-Type-Options: nosniff\r\n"
+    b"Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n"
+    b"Referrer-Policy: no-referrer\r\n"
+    b"Cache-Control: no-store\r\n"
+)
+"""There are codes and states in the addresses of such pages, which are nobody else's business."""
 _ALLOW: Final = b"Allow: GET, POST, DELETE, OPTIONS\r\n"
 
 
@@ -47,7 +56,7 @@ def answer(
         if upstream is not None:
             data["upstream"] = upstream
     code = refusal.modern_code if era is Era.MODERN else refusal.code
-    body = error_body(code, message, id_raw, era, data or None)
+    body = denial.content or error_body(code, message, id_raw, era, data or None)
     return b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b%b%b\r\n%b" % (
         refusal.status,
         HTTPStatus(refusal.status).phrase.encode(),
@@ -65,6 +74,30 @@ def preflight(fields: bytes, *, close: bool) -> bytes:
         _ALLOW,
         fields,
         b"Connection: close\r\n" if close else b"",
+    )
+
+
+def page(status: int, own: Sequence[tuple[str, str]], text: str, fields: bytes, *, close: bool) -> bytes:
+    """Answer a browser in plain text.
+
+    Args:
+        status: The HTTP status.
+        own: Names and values of the fields of this page.
+        text: What is shown, whatever comes of it: no browser is to take it for HTML.
+        fields: Further header fields, each with its CRLF.
+        close: Whether the connection ends with it.
+    """
+    content = text.encode()
+    lines = b"".join([f"{name}: {value}\r\n".encode("latin-1") for name, value in own])
+    return b"HTTP/1.1 %d %b\r\nContent-Length: %d\r\n%b%b%b%b\r\n%b" % (
+        status,
+        HTTPStatus(status).phrase.encode(),
+        len(content),
+        _PLAIN,
+        lines,
+        fields,
+        b"Connection: close\r\n" if close else b"",
+        content,
     )
 
 

@@ -18,5 +18,9 @@ class Denial(NamedTuple):
     """What is special about this case; goes into the message."""
     data: Mapping[str, Any] | None = None
     """Further members of the JSON-RPC error's `data`, as plain JSON values."""
+    content: bytes | None = None
+    """The whole JSON-RPC answer, where that is not an error of the proxy's own."""
     retry_after: int | None = None
     """Seconds after which the client may try again, where that is known better than the table says."""
+    why: str = ""
+    """What operators are told in the audit file, and the client is not."""

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from shadowcat.mcp.envelope import Kind, peek
 from shadowcat.policy.forwarded import is_loopback
 from shadowcat.policy.inspect import inspect
-from shadowcat.proxy.clients.admission import Waiter
 from shadowcat.proxy.clients.answers import CONTINUE
 from shadowcat.proxy.clients.client_state import State
 from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.clients.own_answer import OwnAnswer
+from shadowcat.proxy.clients.pages import Verdict, Visit
 from shadowcat.proxy.clients.patience import DRAIN_GRACE, LINGER_LIMIT, LINGER_TIME, PIPELINE_LIMIT
 from shadowcat.proxy.clients.request_reader import Broken, RequestReader, Stage
 from shadowcat.proxy.clients.template import RequestTemplate
+from shadowcat.proxy.clients.waiter import Waiter
 from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.flow import limit_reader, peer_of, reset, unacknowledged
 from shadowcat.proxy.wheel import TICK, Timed
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.limits.entrance import LockWaiter
     from shadowcat.proxy.plane import DataPlane
 
 # An Enum member costs three look-ups; these run several times per request.
@@ -78,8 +79,8 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._since = 0.0
         """When it began."""
         self._exchange: Exchange | None = None
-        self._waiter: Waiter | None = None
-        """A request whose token cannot be judged yet."""
+        self._waiter: Waiter | LockWaiter | Visit | None = None
+        """A request that cannot be judged yet."""
         self._requests_left = plane.http.max_requests
         self.last_request = False
         """Whether the present request is the last one this connection may carry."""
@@ -236,7 +237,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         template = self._reader.template
         if stage is Stage.BODY and template is not None and template.halts:
             # Decided on the head, so that nobody is asked for a body that is not wanted.
-            denial = self._plane.admission.judge(template)
+            denial = self._plane.entrance.judge(self, template, None)
             if isinstance(denial, Denial):
                 self._break_off(self._reader.broken(denial))
                 return
@@ -294,27 +295,24 @@ class ClientConnection(asyncio.Protocol, Timed):
             denial = None if template.refusal is None else Denial(template.refusal)
             self._answer(OwnAnswer(denial, template, body, values))
             return True
-        admission = self._plane.admission
-        verdict = admission.judge(template)
-        if verdict is None:
+        found = self._plane.entrance.admit(self, template, values, body)
+        if found is None:
             return False
-        decided = partial(self._decided, template, values, body)
-        found = verdict if isinstance(verdict, Denial) else admission.wait(template, verdict, decided)
         if isinstance(found, Denial):
-            decided(found)
+            self.decided(template, values, body, found)
         else:
             self._state, self._waiter, self.deadline = _ANSWERING, found, inf
         return True
 
-    def _decided(
-        self, template: RequestTemplate, values: tuple[bytes, ...], body: bytes, denial: Denial | None
+    def decided(
+        self, template: RequestTemplate, values: tuple[bytes, ...], body: bytes, verdict: Verdict
     ) -> None:
-        """The request that waited is let through, or not."""
+        """A request is let through, or not; it may have waited for that."""
         self._waiter = None
-        if denial is None:
+        if verdict is None:
             self._begin(template, values, body)
         else:
-            self._answer(OwnAnswer(denial, template, body, values))
+            self._answer(OwnAnswer.of(verdict, template, body, values))
 
     # From the exchange.
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import Envelope, request_id
 from shadowcat.mcp.eras import Era
-from shadowcat.proxy.clients.answers import answer, document, preflight
+from shadowcat.proxy.clients.answers import answer, document, page, preflight
 from shadowcat.proxy.clients.denial import Denial
+from shadowcat.proxy.clients.pages import PageAnswer
 from shadowcat.proxy.clients.template import RequestTemplate
 from shadowcat.proxy.observers.observe import Observation
 
@@ -33,12 +34,25 @@ class OwnAnswer(NamedTuple):
     envelope: Envelope | None = None
     exchange: Exchange | None = None
     """The exchange that failed; None if it had not begun."""
+    page: PageAnswer | None = None
+    """What is shown, where one of the proxy's own pages was called."""
+
+    @classmethod
+    def of(
+        cls, found: Denial | PageAnswer, template: RequestTemplate, body: bytes, values: tuple[bytes, ...]
+    ) -> OwnAnswer:
+        """The answer to a request that had to wait for what is `found`."""
+        if isinstance(found, Denial):
+            return cls(found, template, body, values)
+        return cls(None, template, body, values, page=found)
 
     @property
     def status(self) -> int:
         """The HTTP status."""
         if self.denial is not None:
             return self.denial.refusal.status
+        if self.page is not None:
+            return self.page.status
         return 204 if self._document is None else 200
 
     @property
@@ -62,6 +76,8 @@ class OwnAnswer(NamedTuple):
             fields += template.preflight or b""
         if template is not None and not template.http11 and not close:
             fields += b"Connection: keep-alive\r\n"
+        if self.page is not None:
+            return page(self.page.status, self.page.fields, self.page.text, fields, close=close)
         if self._document is not None and denial is None:
             return document(self._document, fields, close=close)
         if denial is None:
@@ -95,11 +111,12 @@ class OwnAnswer(NamedTuple):
             envelope=self.envelope,
             upstream=exchange.upstream if exchange is not None else None,
             status=self.status,
-            refusal=self.denial.refusal if self.denial is not None else None,
+            denial=self.denial,
             complete=True,
             started=started,
             seconds=now - started,
             received=len(self.body),
             sent=sent,
             span=exchange.span if exchange is not None else None,
+            exchange=exchange,
         )

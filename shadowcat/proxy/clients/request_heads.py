@@ -12,6 +12,7 @@ from shadowcat.mcp.eras import Era, era_of
 from shadowcat.policy.forwarded import Forwarded, TrustedProxies, describe
 from shadowcat.policy.guard import Guard
 from shadowcat.policy.inspect import has_foreign_charset
+from shadowcat.proxy.clients.pages import Pages
 from shadowcat.proxy.clients.template import RequestTemplate
 from shadowcat.proxy.exchanges.kinds import Kinds
 from shadowcat.proxy.route import RouteTable
@@ -44,12 +45,19 @@ class RequestHeads:
     their own, because what a head is allowed depends on where it comes from.
     """
 
-    __slots__ = ("_believed", "_cutter", "_guard", "_kinds", "_limits", "_memo", "_routes", "limit")
+    __slots__ = ("_believed", "_cutter", "_guard", "_kinds", "_limits", "_memo", "_pages", "_routes", "limit")
 
     def __init__(
-        self, http: Http, routes: RouteTable, guard: Guard, kinds: Kinds, believed: TrustedProxies | None
+        self,
+        http: Http,
+        routes: RouteTable,
+        guard: Guard,
+        kinds: Kinds,
+        pages: Pages | None,
+        believed: TrustedProxies | None,
     ) -> None:
         """`believed` are all trusted proxies, for connections from one of them; None for those of others."""
+        self._pages = pages
         self._kinds = kinds
         self._cutter = Cutter(_VARYING)
         self._memo: Memo[RequestTemplate] = Memo(_MOST_HEADS, _MOST_BYTES)
@@ -131,6 +139,10 @@ class RequestHeads:
             refusal = self._guard.check(head.host, head.values(b"origin"))
             if head.method not in _READING and refusal is None:
                 refusal = Refusal.METHOD
+        page = self._pages.kind_at(head.target.path) if self._pages is not None else None
+        if page is not None and self._pages is not None:
+            route, suffix = None, b""
+            refusal = self._guard.check(head.host, head.values(b"origin")) or self._pages.refuse(page, head)
         if route is not None and route.access is not None and route.access.forwards:
             tokens = [(_TOKEN, b"Authorization", value) for value in head.values(_TOKEN)]
             head = head._replace(forwarded=(*head.forwarded, *tokens))
@@ -138,6 +150,8 @@ class RequestHeads:
         template = RequestTemplate(head, era, route, suffix, refusal, forwarded, holes)
         if described is not None:
             template.document = described.document(template.base)
+        if page is not None and self._pages is not None:
+            template.page = self._pages.request(page, head)
         template.new_exchange = self._kinds.of(template)
         return template
 

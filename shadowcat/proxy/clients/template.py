@@ -26,6 +26,7 @@ from shadowcat.proxy.upstreams.origin import Origin
 
 if TYPE_CHECKING:
     from shadowcat.proxy.clients.admission import Admitted
+    from shadowcat.proxy.clients.pages import PageRequest
     from shadowcat.proxy.exchanges.exchange import Exchange
     from shadowcat.shm.sessions.table import Session
 
@@ -38,6 +39,8 @@ _TRACEPARENT: Final = b"traceparent"
 _TRACESTATE: Final = b"tracestate"
 _LAST_EVENT_ID: Final = b"last-event-id"
 _NOTHING_MIRRORED: Final = Mirrored()
+_MOST_RENDERED: Final = 1024
+"""Origins; what is beyond is rendered anew."""
 
 
 def _plain(values: Sequence[bytes]) -> str | None:
@@ -63,6 +66,8 @@ class RequestTemplate:
         "_retraced",
         "_written",
         "admitted",
+        "audit_note",
+        "chain",
         "chunked",
         "cors",
         "document",
@@ -75,10 +80,12 @@ class RequestTemplate:
         "is_post",
         "keep_alive",
         "keeps_alive",
+        "login",
         "may_open",
         "method",
         "new_exchange",
         "note",
+        "page",
         "path",
         "preflight",
         "refusal",
@@ -139,19 +146,28 @@ class RequestTemplate:
         """Whether an answer can be passed on without a field of the proxy's own."""
         self.document: bytes | None = None
         """The answer to a GET of the proxy's own metadata."""
+        self.page: PageRequest | None = None
+        """Which of the proxy's own pages is called, and with what."""
         access = route.access if route is not None else None
         is_judged = access is not None and not access.forwards and self.preflight is None
         self.token: bytes | Fault = Fault.MISSING
         """The bearer token as received, where it is to be judged."""
         if is_judged:
             self.token = bearer(head.values(b"authorization"), head.target.query)
+        self.login: bytes | None = None
+        """The cookie of a login, where it counts; the token is that which it stands for, once it is known."""
+        if is_judged and access is not None and access.login is not None and self.token is Fault.MISSING:
+            self.login = access.login.cookie_of(head)
         self.admitted: Admitted | None = None
         """What was last found out about the token, to be checked anew. What it says of the principal holds
         for every request that was let through with this head."""
-        self.halts = refusal is not None or route is None or is_judged
-        """Whether such a request does not simply begin: it is refused, answered, or its token is judged."""
+        is_limited = route is not None and route.is_limited_ahead and self.preflight is None
+        self.halts = refusal is not None or route is None or is_judged or is_limited
+        """Whether such a request does not simply begin: it is refused, answered, counted, or judged."""
         self._lines = head.forwarded
         self._forwarded = forwarded
+        self.chain = forwarded.chain
+        """X-Forwarded-For as received from a trusted proxy; empty otherwise."""
         self._holes = tuple(holes)
         self._mirrored = _NOTHING_MIRRORED
         self._name_hole = -1
@@ -169,6 +185,8 @@ class RequestTemplate:
         self._resumeless: RequestTemplate | None = None
         self.note: object = None
         """What an observer found out about the head, to have it when the head comes again."""
+        self.audit_note: object = None
+        """The same of the audit."""
         versions = head.values(_VERSION)
         self.version = versions[0] if versions else None
         """MCP-Protocol-Version as received."""
@@ -199,9 +217,9 @@ class RequestTemplate:
         self.admitted = admitted
 
     @property
-    def chain(self) -> bytes:
-        """X-Forwarded-For as received from a trusted proxy; empty otherwise."""
-        return self._forwarded.chain
+    def plain_method(self) -> str | None:
+        """The method that the head names; None if that is not told, or not plainly."""
+        return self._plain_method
 
     @property
     def host(self) -> bytes:
@@ -288,7 +306,7 @@ class RequestTemplate:
         self._rendered = {}
         self._written = None
         self._retraced = self._resumeless = None
-        self.note = None
+        self.note = self.audit_note = None
 
     def mirrored(self, values: tuple[bytes, ...]) -> Mirrored:
         """The headers that repeat the body; `values` are those of the varying fields."""
@@ -354,6 +372,8 @@ class RequestTemplate:
         """The request's head as `origin` gets it; `last` fills the holes behind the varying fields."""
         rendered = self._rendered.get(origin)
         if rendered is None:
+            if len(self._rendered) >= _MOST_RENDERED:
+                self._rendered.clear()  # An upstream with a new token is a new origin.
             rendered = self._rendered[origin] = self._open(origin)
         opening, used = rendered
         if used is not None:

@@ -41,6 +41,11 @@ class BatchExchange(SessionExchange):
         """The messages, or why the session does not allow them."""
         return read_batch(self.body) if allows_batch(session.record.version) else Refusal.BATCH
 
+    @property
+    def messages(self) -> Sequence[Envelope]:
+        """Those of the batch; none if it was refused."""
+        return getattr(self, "_batch", ())
+
     def open(
         self, head: ResponseTemplate, values: tuple[bytes, ...], body: Body, length: int
     ) -> bytes | None:

@@ -15,7 +15,7 @@ from shadowcat.http1.chunks import LAST_CHUNK
 from shadowcat.http1.response import Body
 from shadowcat.mcp.envelope import Envelope
 from shadowcat.mcp.eras import Era
-from shadowcat.policy.retry import is_repeatable
+from shadowcat.policy.retry import BARRED, is_repeatable
 from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.clients.template import RequestTemplate
 from shadowcat.proxy.exchanges.exchange_state import State
@@ -178,7 +178,7 @@ class Exchange(Timed):
     def no_connection(self, refusal: Refusal, detail: str) -> None:
         """There is no connection to the chosen upstream: nothing was sent, so any other will do."""
         self.deadline = inf
-        is_barred = refusal is Refusal.BREAKER_OPEN
+        is_barred = refusal in BARRED
         if is_barred and self._has_choice and (other := self._choice.other()) is not None:
             self._go_to(other)  # No retry: it has not been tried.
         # More tries would not shorten a queue that is full.

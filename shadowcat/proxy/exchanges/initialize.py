@@ -51,6 +51,11 @@ class InitializeExchange(LockExchange):
 
     def start(self) -> None:
         """Reserve a place for the session, choose an upstream, and go."""
+        self.prepare()
+        self._reserve()
+
+    def prepare(self) -> None:
+        """There is no session yet; comes first, even if the request ends before it has started."""
         self._patience = inf
         self._slot: int | None = None
         self._upstream_id: bytes | None = None
@@ -60,7 +65,6 @@ class InitializeExchange(LockExchange):
         self._opening: Pool | None = None
         self.session_line = b""
         self.watch = None
-        self._reserve()
 
     def _reserve(self) -> None:
         client = self._client
@@ -173,6 +177,8 @@ class InitializeExchange(LockExchange):
             self._committed = True
             assert self._result.result is not None
             self.plane.sessions.commit(session, self._result.result)
+            if self.plane.audit is not None:
+                self.plane.audit.session_created(self, self._client, session)
 
     def end(self, rest: bytes) -> None:
         """Hand on the last part of the answer."""

@@ -10,9 +10,12 @@ from shadowcat.proxy.exchanges.batch_exchange import BatchExchange
 from shadowcat.proxy.exchanges.checked import checked
 from shadowcat.proxy.exchanges.delete_exchange import DeleteExchange
 from shadowcat.proxy.exchanges.exchange import Exchange
+from shadowcat.proxy.exchanges.filtered import filtered
 from shadowcat.proxy.exchanges.initialize import InitializeExchange
 from shadowcat.proxy.exchanges.measured_exchange import MeasuredUnboundExchange
+from shadowcat.proxy.exchanges.presenting import presenting, renewing
 from shadowcat.proxy.exchanges.protected import protected
+from shadowcat.proxy.exchanges.seated import seated
 from shadowcat.proxy.exchanges.session_exchange import SessionExchange, UnboundExchange
 from shadowcat.proxy.exchanges.stream_exchange import StreamExchange
 
@@ -69,4 +72,12 @@ def _layered(template: RequestTemplate, kind: type[Exchange]) -> type[Exchange]:
         return kind
     if route.access is not None and not route.access.forwards:
         kind = protected(kind)
-    return checked(kind) if route.checks else kind
+    if route.presents:
+        kind = presenting(kind)
+    if route.renews:
+        kind = renewing(kind)
+    if route.limits is not None and route.limits.has_seats:
+        kind = seated(kind)
+    if route.checks:
+        kind = checked(kind)
+    return filtered(kind) if route.tools.hides_any else kind

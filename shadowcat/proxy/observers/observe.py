@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import NAME_KEYS, Envelope
+from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.clients.template import RequestTemplate
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Observation(NamedTuple):
     """The name of the upstream that answered, or was tried last."""
     status: int
     """0 if the client left before there was an answer."""
-    refusal: Refusal | None
+    denial: Denial | None
     """Why the proxy answered itself."""
     complete: bool
     """False if the answer broke off, or the client left before its end."""
@@ -53,6 +54,13 @@ class Observation(NamedTuple):
     """Bytes sent to the client, head included."""
     span: Span | None
     """None also where the request was refused before its exchange began."""
+    exchange: Exchange | None
+    """None where the request was refused before it began."""
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """The reason in `denial`."""
+        return self.denial.refusal if self.denial is not None else None
 
     @property
     def failed(self) -> bool:
@@ -73,13 +81,14 @@ def observation_of(
         envelope=exchange.envelope,
         upstream=exchange.upstream,
         status=status,
-        refusal=None,
+        denial=None,
         complete=complete,
         started=exchange.started,
         seconds=exchange.plane.clock() - exchange.started,
         received=len(exchange.body),
         sent=sent,
         span=exchange.span,
+        exchange=exchange,
     )
 
 

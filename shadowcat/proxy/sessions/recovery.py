@@ -240,9 +240,12 @@ class Recoveries:
             loss,
             exchange.successors(home),
             fields_of_session(exchange.fields),
+            exchange.template.admitted,
         )
         replay = Replay(plane, opening, now + LEASE - _MARGIN, self._settle)
         self._replays[session.slot] = replay
+        if plane.audit is not None:
+            plane.audit.recovery(session, "started", loss.name.lower())
         replay.start()
 
     def _settle(self, replay: Replay, event: Event) -> None:
@@ -383,12 +386,16 @@ class Recoveries:
             handle, home = self._names(session)
             place = replay.pool.origin.name
             _log.info("session %s, lost by upstream %s, was initialized anew at %s", handle, home, place)
+            if self._plane.audit is not None:
+                self._plane.audit.recovery(session, "succeeded", upstream=place)
 
     def _failed(self, session: Session, why: str) -> None:
         for meters in self._meters(session):
             self._plane.cells[meters.recovery_failures] += 1
         handle, home = self._names(session)
         _log.warning("session %s, lost by upstream %s, was not recovered: %s", handle, home, why)
+        if self._plane.audit is not None:
+            self._plane.audit.recovery(session, "failed", why)
 
     def _names(self, session: Session) -> tuple[str, str]:
         """What operators call a session, which must not be its id, and its upstream."""

@@ -30,6 +30,7 @@ from shadowcat.proxy.sessions.sessions import USABLE_ID
 from shadowcat.proxy.upstreams.errand import Answer, Errand
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.clients.admission import Admitted
     from shadowcat.proxy.plane import DataPlane
     from shadowcat.proxy.upstreams.pool import Pool
     from shadowcat.shm.sessions.table import Session
@@ -38,6 +39,7 @@ Fields = Sequence[tuple[bytes, bytes]]
 
 _UNREACHABLE: Final = (
     Refusal.BREAKER_OPEN,
+    Refusal.CREDENTIAL_MISSING,
     Refusal.CONNECT_FAILED,
     Refusal.CONNECT_TIMEOUT,
     Refusal.QUEUE_TIMEOUT,
@@ -76,6 +78,8 @@ class Opening(NamedTuple):
     """The upstreams, in the order in which they are asked."""
     fields: Fields
     """End-to-end fields of the client's."""
+    admitted: Admitted | None = None
+    """What is known of the client's token: some upstreams are told whose session it is."""
 
 
 class Replay:
@@ -215,6 +219,7 @@ class Replay:
             rpc_method=None if self.upstream_id is not None else "initialize",
             # A server may keep the stream open behind its answer.
             is_enough=lambda data: events.feed(data) is not None,
+            admitted=self.opening.admitted,
         )
         errand.start(fresh=fresh)
 

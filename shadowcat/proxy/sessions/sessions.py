@@ -158,8 +158,10 @@ class Sessions:
         if self.table.owned_by(owner) >= self._section.per_principal:
             return Refusal.SESSIONS_PER_PRINCIPAL
         slot = self.table.reserve(now_ns)
-        for record in self.table.reclaimed():
+        for place, record in self.table.reclaimed():
             self._ended(record, goodbye=True)
+            if self._plane.audit is not None:
+                self._plane.audit.session_ended(place, record, Event.EXPIRED)
         return Refusal.SESSIONS_FULL if slot is None else slot
 
     def create(
@@ -253,6 +255,8 @@ class Sessions:
             # The upstream that knows of the end may not be the one that has the session by now.
             moved = record.upstream_id != session.record.upstream_id
             self._ended(record, goodbye=moved or Action.DELETE_UPSTREAM in actions)
+            if self._plane.audit is not None:
+                self._plane.audit.session_ended(session.slot, record, event)
             if Action.END_STREAMS in actions:
                 self._plane.streams.close_session(session.slot)
 
@@ -282,8 +286,8 @@ class Sessions:
 
         `suffix` is what follows the upstream's own path where the session was opened.
         """
-        if len(self._errands) >= _MOST_GOODBYES:
-            return
+        if len(self._errands) >= _MOST_GOODBYES or pool.origin.is_personal:
+            return  # That one would want to know who the client is, which is known no more.
         fields = [(b"Mcp-Session-Id", upstream_id)]
         if version:
             fields.append((b"MCP-Protocol-Version", version.encode()))

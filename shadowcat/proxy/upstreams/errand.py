@@ -16,6 +16,7 @@ from shadowcat.proxy.upstreams.response_heads import ResponseTemplate
 from shadowcat.proxy.wheel import Timed
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.clients.admission import Admitted
     from shadowcat.proxy.plane import DataPlane
     from shadowcat.proxy.upstreams.pool import Pool
     from shadowcat.proxy.upstreams.upstream import UpstreamConnection
@@ -54,6 +55,7 @@ class Errand(Timed):
         "_size",
         "_suffix",
         "_values",
+        "admitted",
         "method",
         "rpc_method",
         "started",
@@ -81,6 +83,7 @@ class Errand(Timed):
         suffix: bytes = b"",
         rpc_method: str | None = None,
         is_enough: Callable[[bytes], bool] | None = None,
+        admitted: Admitted | None = None,
     ) -> None:
         """Describe it; `start` sends it.
 
@@ -95,6 +98,7 @@ class Errand(Timed):
             suffix: What follows the upstream's own path, and a query.
             rpc_method: That of the body, where it matters for what an answer's status says.
             is_enough: Is shown the pieces of a stream of events; whether the rest of it does not matter.
+            admitted: On whose behalf, for an upstream that is told.
         """
         self.deadline = self.filed = inf
         self._plane = plane
@@ -106,6 +110,7 @@ class Errand(Timed):
         self._done = done
         self._suffix = suffix
         self._is_enough = is_enough
+        self.admitted = admitted
         self.started = plane.clock()
         self.waits = Waits(seconds, seconds)
         self._connection: UpstreamConnection | None = None
@@ -150,7 +155,7 @@ class Errand(Timed):
                 query,
                 origin.address.authority,
                 b"".join(lines),
-                origin.credential_lines,
+                origin.credential_lines + (self._pool.line_for(self.admitted) or b""),
                 len(self._body),
                 self._body,
             )

@@ -230,6 +230,8 @@ class Outcomes:
             return
         name = self._pool.origin.name
         before, after = states
+        if self._plane.audit is not None:
+            self._plane.audit.breaker(self._section.path, name, before, after, why)
         if after is State.OPEN:
             self._plane.cells[self._pool.meters.breaker_opened] += 1
             _log.warning(

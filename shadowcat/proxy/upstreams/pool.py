@@ -20,6 +20,7 @@ from shadowcat.proxy.upstreams.upstream import UpstreamConnection
 from shadowcat.shm.connections import Demand
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.clients.admission import Admitted
     from shadowcat.proxy.plane import DataPlane
     from shadowcat.proxy.upstreams.outcomes import Outcomes
     from shadowcat.proxy.upstreams.upstream import Job
@@ -178,6 +179,10 @@ class Pool:
         self._waiting.remove(exchange)
         if self.outcomes is not None:
             self.outcomes.forget(exchange)
+
+    def line_for(self, admitted: Admitted | None) -> bytes | None:
+        """The header field that a client's requests need besides those of the origin; None: it has none."""
+        return b""
 
     def overdue(self, exchange: Job) -> bool:
         """Whether an exchange that has waited for `queue_timeout` has to give up; it is dequeued then.

@@ -29,6 +29,7 @@ class ResponseTemplate:
         "_session_id",
         "challenges",
         "chunked",
+        "encoded",
         "event_stream",
         "has_length",
         "interim",
@@ -48,6 +49,10 @@ class ResponseTemplate:
         self.chunked = head.chunked
         self.has_length = head.has_length
         self.event_stream = head.event_stream
+        self.encoded = any(
+            name == b"content-encoding" and value.lower() != b"identity" for name, value in head.fields
+        )
+        """Whether the content cannot be read as it is, though plain content was asked for."""
         ids = [value for lower, _, value in head.returned if lower == _SESSION]
         self.names_session = bool(ids)
         """Whether the upstream names its session: a client of that session is told the proxy's id instead."""

@@ -92,7 +92,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._exchange: Job | None = None
         self._held = b""
         self._recall: ResponseRecall = plane.response_heads.recall()
-        self._opened = b""
+        self._opened: bytes | tuple[bytes, ...] = b""
         self._opened_line = b""
         self._opening = b""
         """What an ordinary client got for the head `_opened`, which is the last one as a rule, in a session

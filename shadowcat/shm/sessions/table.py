@@ -98,7 +98,7 @@ class SessionTable(Marks):
         self._keys = ids.Keys(urandom)
         self._young: dict[bytes, Session] = {}
         self._old: dict[bytes, Session] = {}
-        self._reclaimed: list[SessionRecord] = []
+        self._reclaimed: list[tuple[int, SessionRecord]] = []
 
     def configure(self, section: model.Sessions) -> None:
         """Go by this `idle_timeout` from now on; all processes have to be told."""
@@ -188,8 +188,8 @@ class SessionTable(Marks):
         """Give back a slot in which no session was created."""
         self._free.unreserve(slot)
 
-    def reclaimed(self) -> list[SessionRecord]:
-        """The records of expired sessions that `reserve` has ended since the last call."""
+    def reclaimed(self) -> list[tuple[int, SessionRecord]]:
+        """The slots and records of expired sessions that `reserve` has ended since the last call."""
         records, self._reclaimed = self._reclaimed, []
         return records
 
@@ -411,7 +411,7 @@ class SessionTable(Marks):
             with contextlib.suppress(LockBusyError), self._slots.held(slot):
                 image = self._slots.present(slot)
                 if image is not None and self._upkeep.has_expired(slot, now_ns):
-                    self._reclaimed.append(decode(image))
+                    self._reclaimed.append((slot, decode(image)))
                     self._end(slot, image)
                     ended = True
         return ended

@@ -18,17 +18,19 @@ from shadowcat.config.changes import (
 )
 from shadowcat.config.model import (
     AccessLog,
+    Audit,
     Balance,
     Config,
     Credential,
     Health,
     Http,
+    Limits,
     Pool,
     Route,
     Sessions,
     Upstream,
 )
-from shadowcat.config.units import Duration
+from shadowcat.config.units import Duration, Limit
 from shadowcat.errors import ConfigError
 
 A = Upstream(name="a", url="http://a/mcp", weight=3)
@@ -38,8 +40,7 @@ OTHER = Route(path="/other/mcp", upstreams=[A], pool=Pool(max_connections=5))
 CONFIG = Config(routes=[Route(upstreams=[A, B, C]), OTHER])
 LIVE = {
     "routes", "upstream_drain_timeout", "public_url", "allowed_hosts", "allowed_origins", "trusted_proxies",
-    "proxy_protocol",
-    "http",
+    "proxy_protocol", "http", "limits",
 }  # fmt: skip
 SINGLE = Config(routes=[Route(upstreams=[A])])
 
@@ -201,6 +202,7 @@ def test_every_key_that_is_not_reloadable_needs_a_restart():
     """Whatever keys there are: each is compared, and unless the table has it, named."""
     changed = {
         "admin": None, "listen": "127.0.0.1:1", "workers": CONFIG.workers + 1, "access_log": AccessLog(),
+        "audit": Audit(path="audit.jsonl"),
         "public_url": "https://x", "admin_token": "0123456789abcdef",
     }  # fmt: skip
     for key in Config.__struct_fields__:
@@ -225,12 +227,14 @@ def test_what_takes_effect_without_a_restart():
         with_route(upstreams=[B]),
         workers=CONFIG.workers + 1,
         sessions=Sessions(capacity=8, per_principal=3),
+        limits=Limits(capacity=1024, global_=Limit("5/s")),
         upstream_drain_timeout=Duration(1),
     )
-    assert needs_restart(CONFIG, new) == ["workers", "sessions.capacity"]
+    assert needs_restart(CONFIG, new) == ["workers", "sessions.capacity", "limits.capacity"]
     assert applicable(CONFIG, new) == replaced(
         with_route(upstreams=[B]),
         sessions=Sessions(capacity=CONFIG.sessions.capacity, per_principal=3),
+        limits=Limits(global_=Limit("5/s")),
         upstream_drain_timeout=Duration(1),
     )
     assert needs_restart(CONFIG, applicable(CONFIG, new)) == []

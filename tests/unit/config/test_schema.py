@@ -66,7 +66,8 @@ def properties(path):
     node, section = {}, SCHEMA
     for step in path.replace("[]", "").split("."):
         node = section["properties"][step]
-        choices = [node, node.get("items", {}), *node.get("anyOf", ())]
+        either = [node, *node.get("anyOf", ())]
+        choices = [*either, *(choice.get("items", {}) for choice in either)]
         names = [choice["$ref"].removeprefix("#/$defs/") for choice in choices if "$ref" in choice]
         section = SCHEMA["$defs"][names[0]] if names else {}
     return node

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from shadowcat.config.changes import differences
 from shadowcat.config.model import Config
-from shadowcat.control.changes import Applied
+from shadowcat.control.changes import BY_API, Applied
 from shadowcat.control.server import Admin
 from shadowcat.errors import ConfigError
 
@@ -41,7 +41,9 @@ class Changes:
     def current(self) -> Config:
         return self.config
 
-    async def apply(self, config: Config, *, drain: Mapping[tuple[str, str], float] = {}) -> Applied:
+    async def apply(
+        self, config: Config, *, drain: Mapping[tuple[str, str], float] = {}, by: str = BY_API
+    ) -> Applied:
         await asyncio.sleep(self.pause)
         if self.refusal is not None:
             raise ConfigError(self.refusal)
@@ -51,7 +53,7 @@ class Changes:
         self.drains.append(dict(drain))
         return Applied(self.version, changed=changed, restart_needed=self.restart_needed)
 
-    async def reload(self) -> Applied:
+    async def reload(self, *, by: str = BY_API) -> Applied:
         return await self.apply(self.file)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,8 +20,11 @@ from shadowcat.config.model import Auth, Config, Introspection, Issuer, Route, U
 from shadowcat.config.seats import Snapshot, first
 from shadowcat.config.units import Duration
 from shadowcat.control.clerk import Clerk
+from shadowcat.control.credentials import CredentialKeeper
+from shadowcat.control.exchange import Exchanges
 from shadowcat.control.fetch import ANSWER_LIMIT, Fetcher, FetchError
 from shadowcat.control.keys import BURST, PAUSE, KeyKeeper
+from shadowcat.control.oauth import TokenClient
 from shadowcat.control.present import Present
 from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.questions import Ask, Outcome
@@ -306,7 +310,10 @@ def test_questions_are_answered() -> None:
         keeper.configure(snapshot)
         fetcher = keeper.fetcher
         assert isinstance(fetcher, Fetcher)
-        clerk = Clerk(shared, Present(shared), keeper, fetcher)
+        present, tokens = Present(shared), TokenClient(fetcher)
+        credentials = CredentialKeeper(shared, partial(tokens.token, grant_type="client_credentials"))
+        logins: Any = None  # Nobody logs in here.
+        clerk = Clerk(shared, present, keeper, fetcher, credentials, Exchanges(present, tokens), logins)
         questions = shared.questions
         path, name = "/mcp", issuing.url
 
@@ -349,7 +356,7 @@ def test_questions_are_answered() -> None:
             issuing.says("/introspect", {"active": False, "sub": "alice"})
             outcome, told = await answer(ask(Ask.INTROSPECT, text))
             assert msgspec.msgpack.decode(told) == {"active": False}
-            issuing.says("/introspect", {"active": True, "scope": "s" * 5000})
+            issuing.says("/introspect", {"active": True, "scope": "s" * 11_000})
             assert (await answer(ask(Ask.INTROSPECT, text)))[0] is Outcome.UNAVAILABLE
         await until(lambda: any(kind is Mail.ANSWERED for _, kind, _ in shared.mail.receive(ME)))
         task.cancel()

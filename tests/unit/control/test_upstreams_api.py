@@ -51,19 +51,21 @@ def test_the_list_has_no_secrets(host: Host) -> None:
     assert answer.document["upstreams"] == [
         {
             "route": "/mcp", "name": "a", "url": "http://127.0.0.1:3001/mcp", "weight": 3, "enabled": True,
-            "era": "unknown", "tls": False, "credential_headers": [],
+            "era": "unknown", "tls": False, "credential_headers": [], "login": None,
         },
         {
             "route": "/mcp", "name": "b/ü & c", "url": "https://b.example/mcp", "weight": 1, "enabled": True,
             "era": "modern", "tls": True, "credential_headers": ["Authorization", "X-Key"],
+            "login": None,
         },
         {
             "route": "/files/mcp", "name": "a", "url": "http://127.0.0.1:3001/mcp", "weight": 1,
-            "enabled": True, "era": "unknown", "tls": False, "credential_headers": [],
+            "enabled": True, "era": "unknown", "tls": False, "credential_headers": [], "login": None,
         },
         {
             "route": "/files/mcp", "name": "/run/c.sock", "url": "http+unix://%2Frun%2Fc.sock/mcp",
             "weight": 1, "enabled": False, "era": "unknown", "tls": False, "credential_headers": [],
+            "login": None,
         },
     ]  # fmt: skip
     assert b"hunter2" not in answer.body

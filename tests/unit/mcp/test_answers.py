@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from shadowcat.mcp.answers import error_body
+from shadowcat.mcp.answers import error_body, not_run_body, unknown_tool_body
 from shadowcat.mcp.eras import Era
 
 
@@ -42,3 +42,20 @@ def test_data_and_text_are_written_as_json() -> None:
         "message": 'say "é"\n',
         "data": {"retryAfterSeconds": 1.5},
     }
+
+
+@pytest.mark.parametrize(("era", "more"), [(Era.LEGACY, ""), (Era.MODERN, ',"resultType":"complete"')])
+def test_an_unknown_tool_is_told_as_the_sdk_tells_it(era: Era, more: str) -> None:
+    # Taken from the Python SDK's server, 2.3.0, without the name of the server.
+    wanted = (
+        '{"jsonrpc":"2.0","id":"a","result":{"content":[{"text":"Unknown tool: \\"x\\u00e9","type":"text"}],'
+        f'"isError":true{more}}}}}'
+    )
+    found = unknown_tool_body('"x\u00e9', b'"a"', era)
+    assert json.loads(found) == json.loads(wanted)
+    assert found.startswith(b'{"jsonrpc":"2.0","id":"a","result":')
+
+
+def test_what_a_batch_did_not_do() -> None:
+    found = json.loads(not_run_body(b"1.0", Era.LEGACY))
+    assert (found["id"], found["error"]["code"]) == (1, -32600)

@@ -193,12 +193,15 @@ def test_both_fields_that_contradict_each_other(line: bytes, others: dict[str, b
 @pytest.mark.parametrize(
     ("address", "network"),
     [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("192.0.2.7:8080", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("[2001:db8:1:2::9]:443", "2001:db8:1:2::/64"),
         ("fe80::1%eth0", "fe80::/64"),
         ("unknown", "unknown"),
+        ("", ""),
     ],
 )
-def test_what_counts_as_one_client(address: str, network: str) -> None:
+def test_what_limits_take_for_one_client(address: str, network: str) -> None:
     assert network_of(address) == network

@@ -70,7 +70,7 @@ def test_expired_sessions_give_way_and_are_told_of(host) -> None:
     now = NOW + IDLE * NS
     slot = other.reserve(now)
     assert slot in [session.slot for session in sessions[1:]]
-    assert {record.upstream_id for record in other.reclaimed()} == {b"u1", b"u2", b"u3"}
+    assert {record.upstream_id for _, record in other.reclaimed()} == {b"u1", b"u2", b"u3"}
     assert other.reclaimed() == []
     assert mine.owned_by("10.0.0.1") == 1
     assert mine.use(sessions[0], now)

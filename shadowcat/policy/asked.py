@@ -1,0 +1,138 @@
+"""What is asked for, and by whom, as the rules of a policy see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from shadowcat.mcp.methods import SUBJECTS
+
+if TYPE_CHECKING:
+    from shadowcat.policy.rules import RuleSet, Verdict
+
+MOST_VERDICTS: Final = 64
+"""Verdicts that are kept of one caller; who asks for more kinds of things begins anew."""
+MOST_OF_ALL: Final = 4096
+"""The same, where one caller stands for everybody."""
+_VARIABLES: Final = {"tools": "tool", "prompts": "prompt", "resources": "resource"}
+_IN_PARAMS: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
+"""Methods whose object is not among what every message is asked for."""
+
+
+class Caller:
+    """Somebody who asks, and what was decided about that; good for as long as one token is."""
+
+    __slots__ = ("_most", "facts", "rules", "scopes", "verdicts")
+
+    def __init__(
+        self, rules: RuleSet, scopes: frozenset[str], facts: Mapping[str, Any], most: int = MOST_VERDICTS
+    ) -> None:
+        """`most` bounds the verdicts that are kept."""
+        self._most = most
+        self.rules = rules
+        """By which it was decided."""
+        self.scopes = scopes
+        self.facts = facts
+        """The variables of conditions that are about the caller, and about the route."""
+        self.verdicts: dict[object, Verdict] = {}
+        """What need not be decided again, by what was asked."""
+
+    def keep(self, key: object, verdict: Verdict) -> None:
+        """Keep a verdict."""
+        if len(self.verdicts) >= self._most:
+            self.verdicts.clear()
+        self.verdicts[key] = verdict
+
+
+class Asked:
+    """One request, or one message of a batch."""
+
+    __slots__ = ("_address", "_http_method", "_name", "_params", "_read", "has_looked", "method")
+
+    def __init__(
+        self,
+        http_method: str,
+        method: str,
+        name: str,
+        address: Callable[[], str],
+        read: Callable[[], dict[str, Any]],
+    ) -> None:
+        """Nothing is read before a rule wants to know.
+
+        Args:
+            http_method: POST, or that of a request without a message.
+            method: That of JSON-RPC; empty if there is no message.
+            name: Of the tool or prompt, or the URI; empty if there is none.
+            address: Tells the client's IP address.
+            read: Reads the message's params; raises ValueError if that cannot be done reliably.
+        """
+        self._http_method = http_method
+        self.method = method
+        self._name = name
+        self._address = address
+        self._read = read
+        self._params: dict[str, Any] | None = None
+        self.has_looked = False
+        """Whether a rule has looked into the message, so that the verdict is good for this one alone."""
+
+    @property
+    def subject(self) -> str | None:
+        """What kind of thing it is about; None for all methods but those of SUBJECTS."""
+        return SUBJECTS.get(self.method)
+
+    @property
+    def kind(self) -> str:
+        """What patterns of methods are compared with."""
+        return self.method or self._http_method
+
+    def params(self) -> dict[str, Any]:
+        """The message's params.
+
+        Raises:
+            ValueError: They cannot be read reliably.
+        """
+        self.has_looked = True
+        if self._params is None:
+            self._params = self._read()
+        return self._params
+
+    def name(self) -> str:
+        """The name of the tool or prompt, or the URI.
+
+        Raises:
+            ValueError: It cannot be read reliably.
+        """
+        if self.method not in _IN_PARAMS:
+            return self._name
+        uri = self.params().get("uri")
+        if not isinstance(uri, str):
+            raise ValueError("the URI is no string")
+        return uri
+
+    def fact(self, variable: str) -> Any:
+        """The value of a condition's variable that is not about the caller.
+
+        Raises:
+            ValueError: It cannot be told reliably.
+        """
+        match variable:
+            case "arguments":
+                return self._arguments()
+            case "method":
+                return self.method
+            case "params":
+                return self.params()
+            case "client":
+                return {"ip": self._address()}
+            case "http":
+                return {"method": self._http_method}
+            case "name":
+                return self.name()
+        subject = self.subject
+        return self.name() if subject is not None and _VARIABLES[subject] == variable else ""
+
+    def _arguments(self) -> dict[str, Any]:
+        arguments = self.params().get("arguments", {})
+        if not isinstance(arguments, dict):
+            raise ValueError("the arguments are no object")
+        return arguments
