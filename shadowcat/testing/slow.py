@@ -14,7 +14,6 @@ import socket
 import threading
 import time
 from enum import Enum
-from math import ceil
 from types import TracebackType
 from typing import Final, Self
 
@@ -135,7 +134,7 @@ class SlowClients:
     def _run(self) -> None:
         came = missing = 0
         start = before = time.monotonic()
-        next_one = 0.0
+        room = next_one = 0.0
         while not self._stop.is_set():
             now = time.monotonic()
             elapsed, before = now - before, now
@@ -145,10 +144,12 @@ class SlowClients:
             missing += due - came
             came = due
             # Those that come instead of others take their time, too: this is no flood of connections.
-            newcomers = min(missing, ceil(self._count * elapsed / self._ramp) if self._ramp else missing)
+            room = min(room + self._count * elapsed / self._ramp, missing) if self._ramp else missing
+            newcomers = int(room)
             for _ in range(newcomers):
                 self._open()
             missing -= newcomers
+            room -= newcomers
             if came == self._count:
                 self._all_here.set()
             for number, _ in self._epoll.poll(_ROUND):
