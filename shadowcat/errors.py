@@ -80,6 +80,9 @@ class Refusal(Enum):
     NO_ROUTE = _Row(404, _INVALID, False, "no route for this path", "RFC 9110 15.5.5")
     WRONG_HOST = _Row(421, _INVALID, False, "this proxy does not answer for that Host", "RFC 9110 15.5.20")
     WRONG_ORIGIN = _Row(403, 403, False, "this Origin is not allowed", "MCP transports, security warning")
+    FORWARDED_DIFFERS = _Row(
+        400, _INVALID, False, "Forwarded and X-Forwarded-* contradict each other", "RFC 7239 7.4"
+    )
     REPEATED_VERSION = _Row(400, HEADER_MISMATCH, False, "MCP-Protocol-Version is repeated", "RFC 9110 5.3")
     # Authentication. One that cannot be carried out now is no verdict on a token: 503, never 401.
     TOKEN_MISSING = _Row(401, 401, False, "a bearer token is needed", "RFC 6750 3")

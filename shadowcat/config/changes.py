@@ -23,6 +23,7 @@ RELOADABLE: Final = (
     "allowed_hosts",
     "allowed_origins",
     "trusted_proxies",
+    "proxy_protocol",
     "http",
     "sessions",
     "limits",

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
     from shadowcat.config.model import Breaker, Outlier, Route, Upstream
 
-MAY_BE_ZERO: Final = frozenset({"drain_timeout", "idle_timeout", "queue_timeout", "detached", "leeway"})
-"""Durations where 0 has a meaning: at once, or not at all. Elsewhere it would refuse every request."""
+MAY_BE_ZERO: Final = frozenset(
+    {"drain_timeout", "idle_timeout", "queue_timeout", "detached", "leeway", "body_min_rate"}
+)
+"""Quantities where 0 has a meaning: at once, or not at all. Elsewhere it would refuse every request."""
 
 _ORIGIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]+)")
 
@@ -211,6 +213,11 @@ def _callers(config: Config) -> Iterator[str]:
             ip_network(network)
         except ValueError:
             yield f"trusted_proxies[{i}]: {_network_advice(network)}"
+    if config.proxy_protocol and not config.trusted_proxies:
+        yield (
+            "proxy_protocol: it is taken from trusted proxies only, and there is none: nobody could connect;"
+            " name the balancer's network in trusted_proxies"
+        )
 
 
 def _check_origin(text: str) -> None:

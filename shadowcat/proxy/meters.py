@@ -26,7 +26,9 @@ class WorkerMeters:
         "_numbers",
         "client_received",
         "client_sent",
+        "crowded",
         "refusals",
+        "unintroduced",
         "upstream_received",
         "upstream_sent",
     )
@@ -46,6 +48,8 @@ class WorkerMeters:
         for name in _BYTES:
             number = self._numbers[name] = layout.cell(f"{name}_bytes_total")
             setattr(self, name, cells[number])  # A predecessor's total goes on.
+        self.crowded = layout.cell("connections_crowded_total")
+        self.unintroduced = layout.cell("connections_unintroduced_total")
         self.refusals = {reason: layout.cell("refusals_total", reason_number(reason)) for reason in Refusal}
 
     def accepted(self) -> None:

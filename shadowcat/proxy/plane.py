@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,8 @@ from shadowcat.policy.forwarded import TrustedProxies
 from shadowcat.policy.guard import Guard
 from shadowcat.proxy.checks.chosen import checks_of
 from shadowcat.proxy.clients.admission import Admission
+from shadowcat.proxy.clients.arrival import Arrival
+from shadowcat.proxy.clients.counted_connection import CountedConnection
 from shadowcat.proxy.clients.downstream import ClientConnection
 from shadowcat.proxy.clients.pages import Pages
 from shadowcat.proxy.clients.request_heads import RequestHeads
@@ -93,6 +96,9 @@ class DataPlane:
         self.draining = False
         self._second = loop.time()
         self._forget_at = loop.time() + _FORGET_EVERY
+        self.crowd = shared.crowd_for(process)
+        self._arrivals: set[Arrival] = set()
+        """Connections that have not said yet for whom they come."""
         self._clients: set[ClientConnection] = set()
         self._detached: dict[Exchange, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -104,6 +110,13 @@ class DataPlane:
         """Go by these from now on; connections keep the limits that they began with."""
         self.http = config.http
         self.trusted_proxies = TrustedProxies(config.trusted_proxies)
+        limit = config.http.max_connections_per_ip
+        self.new_client: Callable[[], ClientConnection] = (
+            partial(ClientConnection, self) if limit is None else partial(CountedConnection, self, limit)
+        )
+        self._newcomer: Callable[[], asyncio.Protocol] = (
+            partial(Arrival, self) if config.proxy_protocol else self.new_client
+        )
         self._guards = {
             loopback: Guard(
                 config.public_url, config.allowed_hosts, config.allowed_origins, loopback=loopback
@@ -123,8 +136,9 @@ class DataPlane:
         self.sessions.configure(config.sessions)
         self.recoveries.configure(config.sessions, pools.values())
         self._touch_every = min(1.0, config.sessions.idle_timeout / 4)
-        for (loopback, _), heads in self._heads.items():
-            heads.configure(self.http, self.route_table, self._guards[loopback])
+        for (loopback, trusted), heads in self._heads.items():
+            believed = self.trusted_proxies if trusted else None
+            heads.configure(self.http, self.route_table, self._guards[loopback], believed)
         for client in self._clients:
             client.forget_verdict()
 
@@ -137,16 +151,17 @@ class DataPlane:
 
     # For the worker.
 
-    def client_protocol(self) -> ClientConnection:
+    def client_protocol(self) -> asyncio.Protocol:
         """A protocol for a connection that was accepted."""
         if self.epoch[0] != self.known:
             self.refresh()
-        return ClientConnection(self)
+        self.meters.accepted()
+        return self._newcomer()
 
     @property
     def open_connections(self) -> int:
         """Clients connected, and exchanges going on without one; 0 when drained."""
-        return len(self._clients) + len(self._detached)
+        return len(self._arrivals) + len(self._clients) + len(self._detached)
 
     def start(self) -> None:
         """Start the clock."""
@@ -156,12 +171,16 @@ class DataPlane:
     def begin_drain(self) -> None:
         """From now on every answer is the last of its connection."""
         self.draining = True
+        for arrival in self._arrivals:
+            arrival.drain()
         for client in list(self._clients):
             client.drain()
         self._close_idle()
 
     def abort(self) -> None:
         """Cut everything off."""
+        for arrival in list(self._arrivals):
+            arrival.abort()
         for client in list(self._clients):
             client.abort()
         for exchange in list(self._detached):
@@ -219,7 +238,8 @@ class DataPlane:
         heads = self._heads.get((loopback, trusted))
         if heads is None:
             guard = self._guards[loopback]
-            heads = RequestHeads(self.http, self.route_table, guard, self.kinds, self.pages, trusted=trusted)
+            believed = self.trusted_proxies if trusted else None
+            heads = RequestHeads(self.http, self.route_table, guard, self.kinds, self.pages, believed)
             self._heads[loopback, trusted] = heads
         return heads
 
@@ -228,11 +248,20 @@ class DataPlane:
         for observer in self.observers:
             observer.observe(observation)
 
+    def arrived(self, arrival: Arrival) -> None:
+        """Somebody connected who has to say first for whom."""
+        self._arrivals.add(arrival)
+        self._count()
+
+    def departed(self, arrival: Arrival) -> None:
+        """It is known now for whom, or it is gone."""
+        self._arrivals.discard(arrival)
+        self._count()
+
     def connected(self, client: ClientConnection) -> None:
         """A client connected."""
         self._clients.add(client)
-        self.meters.accepted()
-        self.meters.open(len(self._clients))
+        self._count()
         if self.draining:
             client.drain()
 
@@ -240,7 +269,10 @@ class DataPlane:
         """A client is gone."""
         self._clients.discard(client)
         self.entrance.forget(client)
-        self.meters.open(len(self._clients))
+        self._count()
+
+    def _count(self) -> None:
+        self.meters.open(len(self._arrivals) + len(self._clients))
 
     def detach(self, exchange: Exchange) -> None:
         """An exchange goes on without its client."""
@@ -293,6 +325,10 @@ class DataPlane:
         for pool in self.pools:
             pool.publish()
 
+    def _catch_up(self) -> None:
+        if self._timer is not None and self.wheel.catch_up(self.loop.time()):
+            self.loop.call_soon(self._catch_up)
+
     def _tick(self) -> None:
         self._timer = self.loop.call_later(TICK, self._tick)
         now = self.loop.time()
@@ -300,7 +336,8 @@ class DataPlane:
             self.refresh()
         self.admission.tick()
         self.pages.look_for_answers()
-        self.wheel.tick(now)
+        if self.wheel.tick(now):
+            self.loop.call_soon(self._catch_up)
         self.room.tick(now)
         for pool in self.pools:
             pool.tick(now)

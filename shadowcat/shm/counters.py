@@ -143,6 +143,16 @@ FAMILIES: Final = (
     Family("client_sent_bytes_total", Kind.COUNTER, "Bytes sent to clients"),
     Family("upstream_received_bytes_total", Kind.COUNTER, "Bytes received from upstreams"),
     Family("upstream_sent_bytes_total", Kind.COUNTER, "Bytes sent to upstreams"),
+    Family(
+        "connections_crowded_total",
+        Kind.COUNTER,
+        "Client connections reset because their address had too many",
+    ),
+    Family(
+        "connections_unintroduced_total",
+        Kind.COUNTER,
+        "Connections closed for want of a PROXY header from a trusted proxy",
+    ),
     Family("connections", Kind.GAUGE, "Open client connections", per_worker=True),
     Family("connections_accepted_total", Kind.COUNTER, "Client connections accepted", per_worker=True),
     Family(

@@ -15,6 +15,7 @@ vault       control, which alone reads it                   snapshots.py
 questions   per desk: its worker, and control               questions.py
 connections one block per process: that process             connections.py
 buckets     one page per process: that process              breakers.py
+crowd       one block per process: that process             crowd.py
 rings       one per process: that process, and control      rings.py
 limiter     any worker, under locks of its buckets          limiter.py
 seats       the same; counts: one block per process         concurrency.py
@@ -30,7 +31,7 @@ from typing import Final, Protocol
 from shadowcat.config import seats
 from shadowcat.config.model import Config
 from shadowcat.errors import StartError
-from shadowcat.shm import concurrency
+from shadowcat.shm import concurrency, crowd
 from shadowcat.shm.affinity import SECRET as AFFINITY_SECRET
 from shadowcat.shm.affinity import AffinityTable
 from shadowcat.shm.board import Board
@@ -38,6 +39,7 @@ from shadowcat.shm.breakers import Breakers
 from shadowcat.shm.concurrency import Concurrency
 from shadowcat.shm.connections import Connections, Slots
 from shadowcat.shm.counters import Layout
+from shadowcat.shm.crowd import Crowd
 from shadowcat.shm.cursors import Cursors
 from shadowcat.shm.ejections import Ejections
 from shadowcat.shm.host import HostFlags
@@ -98,6 +100,8 @@ class Shared:
     __slots__ = (
         "_buckets",
         "_concurrency",
+        "_crowd",
+        "_crowd_secret",
         "_cursors",
         "_limiter",
         "_limiter_secret",
@@ -141,6 +145,8 @@ class Shared:
         questions = Questions.plan(plan, config.workers)
         logins = Logins.plan(plan)
         connections = Connections.plan(plan, config.max_upstreams, processes)
+        self._crowd = crowd.plan_crowd(plan, processes)
+        self._crowd_secret = os.urandom(crowd.SECRET)
         self.audit = audit = config.audit
         rings = None if audit is None else Rings.plan(plan, processes - CONTROL, audit.capacity)
         self._limiter = plan_limiter(plan, config.limits.capacity, config.max_routes)
@@ -228,6 +234,14 @@ class Shared:
     def ejections_with(self, locks: Locks, process: int) -> Ejections:
         """The ejections of all routes for `process`, whose `locks` these are."""
         return Ejections(self.board, locks, process)
+
+    def crowd_for(self, process: int) -> Crowd:
+        """The connections of each client address, as `process` counts them."""
+        return Crowd(self._region, self._crowd, self._crowd_secret, process)
+
+    def clear_crowd(self, process: int) -> None:
+        """The connections of a process that has died are gone; for the supervisor."""
+        crowd.clear(self._region, self._crowd, process)
 
     def rings(self) -> list[Ring]:
         """The rings of all processes, for control, which writes the audit file; none without one."""

@@ -10,7 +10,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from msgspec.structs import replace
 
@@ -127,6 +127,10 @@ class Peer(asyncio.Transport):
     def is_closing(self) -> bool:
         """Whether the protocol has closed both directions."""
         return self.ending in ("closed", "aborted")
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Have another protocol under test from now on."""
+        self._protocol = cast("asyncio.Protocol", protocol)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Remember the marks."""
