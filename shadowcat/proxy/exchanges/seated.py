@@ -7,7 +7,7 @@ from typing import Final, cast
 from shadowcat.proxy.exchanges.exchange import Exchange
 
 
-class _Seated(Exchange):
+class Seated(Exchange):
     """A request that may have taken seats (`Limits.begin`)."""
 
     __slots__ = ()
@@ -24,6 +24,6 @@ def seated(kind: type[Exchange]) -> type[Exchange]:
     """The same kind of exchange, for such a route."""
     found = _KINDS.get(kind)
     if found is None:
-        made = type(f"Seated{kind.__name__}", (_Seated, kind), {"__slots__": ()})
+        made = type(f"Seated{kind.__name__}", (Seated, kind), {"__slots__": ()})
         found = _KINDS[kind] = cast("type[Exchange]", made)
     return found
