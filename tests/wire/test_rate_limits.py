@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from shadowcat.config.model import Config, Route, Upstream
 from shadowcat.shm.limiter import Tier
-from shadowcat.shm.locks import Locks
 from shadowcat.testing.loopback import Peer
 
 from .auth import bearer, guarded, publish_keys, questions, reply, token
-from .rates import CALL, MODERN_CALL, ask, begin, finish, host, own, statuses
+from .rates import CALL, MODERN_CALL, ask, begin, finish, held, host, own, statuses
 from .sessions import INITIALIZE, NOTE, answer, caller_at, in_session, named, open_session, sibling
 from .stage import MODERN, Stage, bare, message, post, split, stage
 
@@ -324,21 +321,36 @@ def test_each_message_of_a_batch_counts_and_all_pass_or_none(limits: dict[str, A
             assert statuses(proxy, in_session(session), 3) == [200, 200, 429]
 
 
+# What is remembered.
+
+
+def test_nothing_long_that_clients_write_is_remembered() -> None:
+    """Names and chains may be as long as a message: a few thousand of them would fill the memory."""
+    limits, long = own({"a*": "4/min"}), "a" * 100_000
+    with stage(limits=limits, host_limits=host(per_ip="3/min"), trusted_proxies=["10.0.0.0/8"]) as proxy:
+
+        def of(tool: str, chain: str) -> bytes:
+            return post(message(name=tool), ("X-Forwarded-For", chain))
+
+        chain = ", ".join(["10.9.9.9"] * 30)
+        check = proxy.plane.routes[0].limits
+        known = proxy.plane.limits._networks
+        for number in range(3):
+            sent = of(f"{long}{number}", f"192.0.2.{number}, {chain}")
+            assert statuses(proxy, sent, 1, peer="10.0.0.1") == [200]
+        assert check is not None
+        assert not check._rules._named
+        assert not known
+        # They count nevertheless, with the short ones.
+        short = of("ab", "192.0.2.0")
+        assert statuses(proxy, short, 1, peer="10.0.0.1") == [200]
+        assert list(check._rules._named) == ["ab"]
+        assert len(known) == 1
+        sent = of(f"{long}9", f"192.0.2.0, {chain}")
+        assert statuses(proxy, sent, 2, peer="10.0.0.1") == [200, 429]
+
+
 # Other workers' locks.
-
-
-@contextmanager
-def held(proxy: Stage, tier: Tier) -> Iterator[None]:
-    """Another process has all buckets of a tier, and does not move."""
-    tables = proxy.plane.limits.limiter._tables
-    other = Locks(proxy._shared._region)
-    start = tables.area.offset + tables.starts[tier] * 128
-    for bucket in range(tables.buckets[tier]):
-        other.acquire(start + bucket * 128)
-    try:
-        yield
-    finally:
-        other.close()
 
 
 LOCKED = list(zip(EITHER_5, (Tier.GLOBAL, Tier.ROUTE), strict=True))
