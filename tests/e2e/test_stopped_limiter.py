@@ -19,8 +19,8 @@ PRELUDE = """
 import signal
 from shadowcat.shm.locks import Locks
 acquire = Locks.acquire
-def acquire_and_stop(self, line):
-    acquire(self, line)
+def acquire_and_stop(self, *line):
+    acquire(self, *line)
     try:
         os.unlink({fuse!r})
     except FileNotFoundError:

@@ -321,6 +321,27 @@ def test_each_message_of_a_batch_counts_and_all_pass_or_none(limits: dict[str, A
             assert statuses(proxy, in_session(session), 3) == [200, 200, 429]
 
 
+@pytest.mark.parametrize(
+    ("limits", "tier", "limit"),
+    [
+        ({"host_limits": host(per_ip="3/min")}, "per_ip", "burst 3"),
+        ({"limits": own(route="2/s burst 3", per_session="5/h")}, "route", "burst 3"),
+        ({"limits": own(route="9/min", per_session="concurrent 3")}, "per_session", "concurrent 3"),
+    ],
+)
+def test_a_batch_that_can_never_pass_is_not_told_to_come_back(
+    limits: dict[str, Any], tier: str, limit: str
+) -> None:
+    with stage(**limits) as proxy:
+        session = open_session(proxy, version="2025-03-26")
+        got = ask(proxy, in_session(session, b" " + batch(*["ping"] * 4)))
+        assert (got.status, got.code, got.header("Retry-After")) == (413, -32600, None)
+        data = got.error["error"]["data"]
+        assert (data["tier"], data["limit"]) == (tier, limit)
+        # It did not use anything up, but for what the host counts as it comes.
+        assert statuses(proxy, in_session(session), 1) == [200]
+
+
 # What is remembered.
 
 

@@ -183,6 +183,11 @@ class Entrance:
             except LockBusyError:
                 self._paid[client] = _Paid.HEAD
                 raise
+            if shortage is not None:
+                # One of them was charged before: what is final shows in all of them only.
+                final = next((account for account in accounts if rest >= account.limit.burst), None)
+                if final is not None:
+                    shortage = Shortage(final.tier, final.limit, shortage.wait, 0, is_final=True)
         return None if shortage is None else self._deny(shortage, template, body)
 
     def _deny(self, shortage: Shortage, template: RequestTemplate, body: bytes | None) -> Denial:

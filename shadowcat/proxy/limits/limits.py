@@ -88,7 +88,7 @@ class Limits:
             for seat, count in seats:
                 place = self._concurrency.take(seat, count)
                 if place is None:
-                    shortage = Shortage(seat.tier, seat.limit, None, 0)
+                    shortage = Shortage(seat.tier, seat.limit, None, 0, count > seat.limit.concurrent)
                     break
                 taken.append((place, count))
             if shortage is None:
