@@ -64,6 +64,23 @@ def test_overrides_stay_as_they_are(load):
     assert overrides == {"log": {"level": "warning"}}
 
 
+def test_upstreams_of_the_command_line_leave_the_rest_of_their_route_alone(load):
+    """Whoever protects a route in the file, or in the environment, has it protected."""
+    text = """
+routes: [{path: /team, upstreams: [{url: http://a/}], auth: {scopes: [read]}, policy: {tools: {deny: [x]}}}]
+public_url: https://mcp.example
+"""
+    environ = {"SHADOWCAT_ROUTES__0__AUTH__ISSUERS": '[{"issuer": "https://as.example"}]'}
+    overrides = {"routes": [{"upstreams": [{"url": "http://b/"}]}]}
+    (route,) = load(text, environ=environ, overrides=overrides).routes
+    assert [upstream.url for upstream in route.upstreams] == ["http://b/"]
+    assert (route.path, route.auth.scopes, route.policy.tools.deny) == ("/team", ["read"], ["x"])
+    assert overrides == {"routes": [{"upstreams": [{"url": "http://b/"}]}]}
+    twice = "routes: [{path: /a, upstreams: [{url: http://a/}]}, {path: /b, upstreams: [{url: http://a/}]}]"
+    with pytest.raises(ConfigError, match="there are 2 routes that they could be for"):
+        load(twice, overrides=overrides)
+
+
 def test_overrides_replace_lists(load):
     config = load(YAML, overrides={"routes": [{"upstreams": [{"url": "http://b/"}]}]})
     assert [upstream.url for route in config.routes for upstream in route.upstreams] == ["http://b/"]
