@@ -79,12 +79,14 @@ def check_files(config: Config) -> None:
             for key in ("ca", "cert", "key"):
                 name = getattr(upstream.tls, key, None)
                 if name is not None and (reason := _unreadable(name)):
-                    problems.append(f"routes[{i}].upstreams[{j}].tls.{key}: cannot read {name}: {reason}")
+                    problems.append(
+                        f"routes[{i}].upstreams[{j}].tls.{key}: cannot read {_shown(name)}: {reason}"
+                    )
             assertion = upstream.credential and upstream.credential.assertion
             name = assertion.key if assertion else None
             if name is not None and (reason := _unreadable(name)):
                 where = f"routes[{i}].upstreams[{j}].credential.assertion.key"
-                problems.append(f"{where}: cannot read {name}: {reason}")
+                problems.append(f"{where}: cannot read {_shown(name)}: {reason}")
     if problems:
         raise ConfigError(listing("configuration", problems))
 
@@ -130,6 +132,11 @@ def _merge(raw: dict[str, Any], overrides: Mapping[str, Any]) -> None:
             _merge(raw[key], value)
         else:
             raw[key] = value
+
+
+def _shown(name: str) -> str:
+    """A file's name, unless somebody has written a key itself in its place."""
+    return name if "-----BEGIN" not in name else "a file of that name (it looks like PEM: write a file name)"
 
 
 def _unreadable(name: str) -> str | None:
