@@ -15,20 +15,23 @@ from tests.e2e.harness import COMMAND, Shadowcat
 
 # Keys become objects by the constructors that a program would call.
 _BUILT: Final = """
-import json, sys, typing
+import json, sys, types, typing
 import msgspec
 import shadowcat
 
 def built(kind, value):
-    for option in typing.get_args(kind) or (kind,):
+    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    for option in typing.get_args(kind) if union else (kind,):
+        origin, inner = typing.get_origin(option), typing.get_args(option)
+        if isinstance(value, list) and origin is list:
+            return [built(inner[0], each) for each in value]
+        if isinstance(value, dict) and origin is dict:
+            return {name: built(inner[1], each) for name, each in value.items()}
         if isinstance(value, dict) and isinstance(option, type) and issubclass(option, msgspec.Struct):
             kinds = typing.get_type_hints(option)
             return option(**{name: built(kinds[name], each) for name, each in value.items()})
-        if option in (shadowcat.Size, shadowcat.Duration) and isinstance(value, str):
+        if isinstance(value, str) and option in (shadowcat.Size, shadowcat.Duration, shadowcat.Limit):
             return option(value)
-    if isinstance(value, list):
-        inner = next((each for each in (kind, *typing.get_args(kind)) if typing.get_origin(each) is list))
-        return [built(typing.get_args(inner)[0], each) for each in value]
     return value
 
 config = built(shadowcat.Config, json.loads(sys.argv[1]))

@@ -8,6 +8,7 @@ import json
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -28,7 +29,7 @@ from tests.e2e.upstreams import Upstream, header
 HIDDEN: Final = "announce"
 GUARDED: Final = "add"
 DENIED: Final = "no rule of the policy allows this"
-BY_HAND: Final = ("/raw", "/counted")
+BY_HAND: Final = ("/raw", "/counted", "/limited")
 """Routes for requests that are made by hand; the other one is for the SDK's clients."""
 ADMIN: Final = {"roles": ["admin"]}
 
@@ -54,7 +55,7 @@ class Scene(NamedTuple):
         return self.oauth.mint(self.claims(sub=subject, **claims))
 
     def claims(self, **more: Any) -> dict[str, Any]:
-        # One token for two routes, which only somebody who mints tokens can have.
+        # One token for several routes, which only somebody who mints tokens can have.
         return {"aud": [f"{self.cat.url}{path}" for path in BY_HAND], "scope": READ, **more}
 
     def ask(
@@ -86,6 +87,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
         def route(path: str) -> dict[str, Any]:
             trusted = {"issuer": oauth.issuer}
+            limits = {"limits": {"per_user": "5/min"}} if path == "/limited" else {}
             if path in BY_HAND:
                 trusted["other_audiences"] = [f"http://127.0.0.1:{port}{other}" for other in BY_HAND]
             rules = [
@@ -104,6 +106,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
                     "healthy_after": 1,
                     "unhealthy_after": 1,
                 },
+                **limits,
             }
 
         settings = {
@@ -310,6 +313,34 @@ def test_errors_are_told_as_they_are(scene: Scene) -> None:
     assert (status, document["error"]["code"]) == (400, -32700)
     # Nothing of that has done any harm.
     assert scene.ask(tool("echo", {"text": "x"}, 14), token)[0] == 200
+
+
+def test_five_a_minute_for_each_user(scene: Scene) -> None:
+    """Of fifteen requests five are carried out, however many tokens their owner has; others go on."""
+    before = len(scene.events())
+    mine = [scene.token("alice") for _ in range(3)]
+    call = tool("echo", {"text": "x"}, 31)
+    # Who is not let in uses nothing up, nor does anything that is asked without a token.
+    for _ in range(10):
+        assert scene.ask(call, None, path="/limited")[0] == 401
+    with ThreadPoolExecutor(15) as pool:
+        told = list(pool.map(lambda number: scene.ask(call, mine[number % 3], path="/limited"), range(15)))
+    assert Counter(status for status, _, _ in told) == {200: 5, 429: 10}
+    for status, _, document in told:
+        assert document["id"] in (31, None)
+        if status == 429:
+            assert document["error"]["data"]["tier"] == "per_user"
+            assert 1 <= document["error"]["data"]["retryAfterSeconds"] <= 12
+    assert len(scene.upstream.seen(rpc_method="tools/call", status=200)) == 5
+    assert scene.ask(call, scene.token("bob"), path="/limited")[0] == 200
+
+    def refused() -> Counter[str]:
+        new = [event for event in scene.events()[before:] if event["event"] == "limit"]
+        return Counter(f"{event['status']} {event['principal'].rpartition(' ')[2]}" for event in new)
+
+    eventually(lambda: refused() == {"429 alice": 10}, what="the refusals in the audit")
+    page = samples(scene.cat.admin("/metrics")[1])
+    assert page['shadowcat_limited_total{route="/limited",tier="per_user"}'] == 10
 
 
 def test_health_and_metrics(scene: Scene) -> None:

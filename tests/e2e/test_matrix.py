@@ -19,6 +19,8 @@ from tests.e2e.upstreams import Upstream
 
 AUDIENCE: Final = "https://mcp.example/mcp"
 BODY_LIMIT: Final = 4096
+SCARCE: Final = "whoami"
+"""A tool that has been called as often as a limit admits, where there is one."""
 LEGACY, MODERN = "legacy", "modern"
 
 
@@ -49,13 +51,18 @@ def _auth(oauth: MockOAuthServer) -> dict[str, Any]:
 
 def _policy(_: MockOAuthServer) -> dict[str, Any]:
     protocol = {"name": "protocol", "allow": True, "methods": ["initialize", "GET", "DELETE"]}
-    return {"policy": {"rules": [protocol, {"name": "echo", "allow": True, "tools": ["echo"]}]}}
+    return {"policy": {"rules": [protocol, {"name": "two", "allow": True, "tools": ["echo", SCARCE]}]}}
+
+
+def _limits(_: MockOAuthServer) -> dict[str, Any]:
+    return {"limits": {"per_tool": {SCARCE: "1/h"}}}
 
 
 GUARD: Final = Layer(lambda _: {}, lambda probe: {"host": 421, "origin": 403, "size": 413}.get(probe.flaw))
 """What no route can switch off; it comes first."""
 AXES: Final[dict[str, Layer]] = {
     "auth": Layer(_auth, lambda probe: {"none": 401, "forged": 401, "narrow": 403}.get(probe.token)),
+    "limits": Layer(_limits, lambda probe: 429 if probe.tool == SCARCE else None),
     "policy": Layer(_policy, lambda probe: 403 if probe.method == "POST" and probe.tool == "add" else None),
 }
 """Each on and off, in the order in which they are asked."""
@@ -70,11 +77,10 @@ PROBES: Final = [
         Probe(method, era, token, name)
         for token in ("none", "forged", "narrow", "good")
         for method, era in SERVED
-        for name in (("echo", "add") if method == "POST" else ("",))
+        for name in (("echo", "add", SCARCE) if method == "POST" else ("",))
     ),
     *(
-        Probe("POST", era, token, flaw=flaw)
-        for token in ("none", "good")
+        Probe("POST", era, "good", flaw=flaw)
         for era in (LEGACY, MODERN)
         for flaw in ("host", "origin", "size")
     ),
@@ -149,7 +155,7 @@ class Client:
             assert status == 200
         session = self._session if probe.era == LEGACY else None
         text = "x" * (BODY_LIMIT if probe.flaw == "size" else 1)
-        arguments = {"a": 1, "b": 2} if probe.tool == "add" else {"text": text}
+        arguments = {"echo": {"text": text}, "add": {"a": 1, "b": 2}}.get(probe.tool, {})
         message = tool(probe.tool, arguments, next(self._ids), session)
         headers, body = dict(message.headers), message.body
         if probe.method != "POST":
@@ -183,6 +189,7 @@ def same_rules(cat: Shadowcat, routes: dict[str, Sequence[str]], tokens: dict[st
     wrong = {}
     for path, names in routes.items():
         client = Client(cat, path, tokens)
+        assert client.status(Probe("POST", MODERN, "good", SCARCE)) == 200
         for probe in PROBES:
             wanted, found = expected(names, probe), client.status(probe)
             if wanted != found:
@@ -194,7 +201,7 @@ def same_rules(cat: Shadowcat, routes: dict[str, Sequence[str]], tokens: dict[st
 def test_the_matrix_is_whole() -> None:
     assert len(COMBINATIONS) == 2 ** len(AXES)
     statuses = {expected(names, probe) for names in COMBINATIONS for probe in PROBES}
-    assert statuses == {200, 401, 403, 405, 413, 421}
+    assert statuses == {200, 401, 403, 405, 413, 421, 429}
 
 
 @pytest.mark.parametrize("start", STARTS)
