@@ -159,11 +159,15 @@ class Load:
 def test_keys_are_rotated_under_load(oauth: MockOAuthServer, echo: EchoUpstream) -> None:
     # The keys are not due for long: it is the unknown ones that have them fetched.
     with Shadowcat(config(oauth, echo, refresh="1h")) as cat, Load(cat, oauth) as load:
+        earlier = [good(oauth)]
         for _ in range(3):
             load.more(60)
             oauth.core.ring.rotate()
+            earlier.append(good(oauth))
         load.more(60)
         assert set(load.statuses) == {200}
+        # Nobody has withdrawn the keys before: at whichever worker, their tokens are good.
+        assert {ask(cat, token)[0] for token in earlier for _ in range(6)} == {200}
         assert 4 <= fetches(oauth) <= 8
 
 
