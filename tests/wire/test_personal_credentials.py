@@ -20,6 +20,7 @@ from shadowcat.proxy.upstreams.origin import Origin
 from shadowcat.shm.questions import DESKS, Ask, Outcome
 from shadowcat.testing.loopback import Peer
 
+from .audit import AUDIT, events
 from .auth import ISSUER, bearer, guarded, questions, token
 from .credentials import SECRET, answer, asserted, exchanged, presented, read
 from .sessions import INITIALIZE, NOTE, VERSION, id_in, named, result
@@ -127,12 +128,15 @@ def test_all_upstreams_of_a_route_are_asked_for_at_once() -> None:
     ("outcome", "status", "again"), [(Outcome.REFUSED, 403, 0), (Outcome.UNAVAILABLE, 503, 1)]
 )
 def test_no_token_to_be_had(outcome: Outcome, status: int, again: int) -> None:
-    with guarded(upstream_keys=[exchanged()]) as proxy:
+    with guarded(upstream_keys=[exchanged()], audit=AUDIT) as proxy:
         client = waiting(proxy, request(ALICE))
         (question,) = questions(proxy)
         answer(proxy, question, outcome=outcome)
         got = told(client)
         assert got.status == status
+        accepted, refused = events(proxy)
+        assert refused["status"] == status
+        assert refused["principal"] == accepted["principal"] != "anonymous"
         assert (got.header("Retry-After") is None) is (status == 403)
         # A refusal is remembered for a while; whoever could not answer may be back.
         client = proxy.caller()

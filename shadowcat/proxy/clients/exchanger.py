@@ -81,7 +81,9 @@ class Exchanger:
             if presented is None or presented.section != pool.exchange or now >= presented.until:
                 until_refused = self._refused.get(self._name(key, pool))
                 if until_refused is not None and now < until_refused:
-                    return Denial(Refusal.EXCHANGE_REFUSED, detail=pool.origin.name)
+                    return Denial(
+                        Refusal.EXCHANGE_REFUSED, detail=pool.origin.name, principal=admitted.principal
+                    )
                 lacking.append(pool)
             else:
                 until = min(until, presented.until)
