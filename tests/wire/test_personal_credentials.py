@@ -349,6 +349,20 @@ def test_the_public_key_is_served(pem: bytes, tmp_path: Path) -> None:
         assert refused.status == 405
 
 
+def test_keys_have_the_names_that_they_are_given(pem: bytes, tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    key.write_bytes(pem)
+    with guarded(upstream_keys=[asserted(key=str(key), kid="one")]) as proxy:
+        got = proxy.ask(bare("GET", host=HOST).replace(b"/mcp ", b"/.well-known/jwks.json "))
+        assert got is not None
+        assert [jwk["kid"] for jwk in json.loads(got.body)["keys"]] == ["one"]
+        assert jwt.get_unverified_header(presented(proxy.passes(request(ALICE))[0]) or "")["kid"] == "one"
+    for names in ({"kid": "two"}, {}):
+        with guarded(upstream_keys=[asserted(**names)]) as proxy:
+            header = jwt.get_unverified_header(presented(proxy.passes(request(ALICE))[0]) or "")
+            assert header.get("kid") == names.get("kid")
+
+
 def test_a_secret_is_served_to_nobody() -> None:
     with guarded(upstream_keys=[asserted()]) as proxy:
         got = proxy.ask(bare("GET", host=HOST).replace(b"/mcp ", b"/.well-known/jwks.json "))
