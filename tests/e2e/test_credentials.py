@@ -265,10 +265,12 @@ def test_control_may_die(oauth: MockOAuthServer) -> None:
             assert len(asked_for_tokens(oauth)) == 1
 
 
-def test_a_token_that_was_withdrawn_is_fetched_anew(oauth: MockOAuthServer) -> None:
+@pytest.mark.parametrize("kind", ["client_credentials", "token_exchange"])
+def test_a_token_that_was_withdrawn_is_fetched_anew(oauth: MockOAuthServer, kind: str) -> None:
     with Upstream(lambda token: oauth.core.examine(token) is not None) as upstream:
-        prelude = "import shadowcat.control.credentials as c; c.EARLY = 0.5"
-        settings = config(upstream, {"client_credentials": client(oauth)}, oauth)
+        modules = ("control.credentials", "control.exchange", "proxy.upstreams.credentialed")
+        prelude = "; ".join(f"import shadowcat.{name} as c; c.EARLY = 0.5" for name in modules)
+        settings = config(upstream, {kind: client(oauth)}, oauth)
         with started(settings, prelude=prelude) as cat:
             token = mint(oauth)
             assert ask(cat, token)[0] == 200

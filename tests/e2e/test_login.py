@@ -7,7 +7,6 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,6 @@ from shadowcat.testing.mock_oauth.options import OAuthOptions
 from shadowcat.testing.mock_oauth.server import MockOAuthServer
 from tests.e2e.browser import CALLBACK, LOGIN, LOGOUT, PUBLIC, Browser, parameters, without
 from tests.e2e.harness import EchoUpstream, Shadowcat, eventually
-from tests.e2e.test_audit import events, with_audit
 
 PING = b'{"jsonrpc":"2.0","id":7,"method":"ping","params":{}}'
 SECRET = "the secret of the proxy"
@@ -428,45 +426,3 @@ def test_nothing_of_it_is_in_any_log(oauth: MockOAuthServer, echo: EchoUpstream)
         assert "/.shadowcat/callback" in texts[-1]
         for secret in secrets:
             assert all(secret not in text for text in texts), secret
-
-
-def test_logins_are_in_the_audit_file(echo: EchoUpstream, tmp_path: Path) -> None:
-    path = tmp_path / "audit.jsonl"
-    options = OAuthOptions(algorithms=("ES256",), control=True, clients=(CLIENT,), access_lifetime=4)
-    with MockOAuthServer(options) as oauth, Shadowcat(with_audit(config(oauth, echo), path)) as cat:
-        browser = Browser(cat, "ann")
-        back = browser.approve(browser.begin())
-        assert browser.come_back(back).status == 200
-        assert browser.come_back(back).status == 400
-        assert browser.log_in().status == 200
-        assert browser.ask("POST", LOGOUT).status == 200
-        assert browser.ask("POST", LOGOUT).status == 200, "nobody is logged in: that is no event"
-        other = Browser(cat, "bob")
-        oauth.lies.add(Lie(endpoint="token", error="server_error", status=500))
-        assert other.log_in().status == 502
-        oauth.lies.clear()
-        assert other.log_in().status == 200
-        oauth.lies.add(Lie(endpoint="token", grant="refresh_token", error="invalid_grant"))
-        eventually(lambda: other.post(PING).status == 401, 15, "the end of the login")
-        eventually(lambda: len(events(path, "login")) == 8, what="all events")
-        issuer = oauth.issuer
-    ann, bob = f"{issuer} shadowcat ann", f"{issuer} shadowcat bob"
-    found = [
-        (event["outcome"], event["reason"], event["principal"], event["client"], event["route"])
-        for event in events(path, "login")
-    ]
-    assert found == [
-        ("succeeded", None, ann, "127.0.0.1", "/mcp"),
-        ("failed", "refused", None, "127.0.0.1", None),
-        ("succeeded", None, ann, "127.0.0.1", "/mcp"),
-        ("ended", "replaced", ann, "127.0.0.1", "/mcp"),
-        ("ended", "logout", ann, "127.0.0.1", "/mcp"),
-        ("failed", "unavailable", None, "127.0.0.1", None),
-        ("succeeded", None, bob, "127.0.0.1", "/mcp"),
-        ("ended", "not_renewed", bob, None, "/mcp"),
-    ]
-    whole = path.read_text()
-    secrets = [SECRET, *browser.cookies.values(), *other.cookies.values()]
-    secrets += [parameters(back)[name] for name in ("state", "code")]
-    for secret in secrets:
-        assert secret not in whole

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec.structs import replace
 
+from shadowcat.auth.held import token_digest
 from shadowcat.config.model import Upstream
 from shadowcat.errors import Refusal, StartError
 from shadowcat.proxy.upstreams.errand import Errand
@@ -184,6 +186,33 @@ def test_it_outlives_what_is_remembered_of_the_token() -> None:
         for _ in range(4):
             proxy.advance(11)
             assert presented(proxy.passes(request(ALICE))[0]) == "first"
+
+
+def test_one_that_the_upstream_does_not_accept_is_asked_for_anew() -> None:
+    challenge = b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 0\r\n\r\n"
+    with guarded(upstream_keys=[exchanged()]) as proxy:
+        client = waiting(proxy, request(ALICE))
+        answer(proxy, questions(proxy)[0], "first", 200)
+        arrived(proxy)
+        assert told(client).status == 200
+
+        def turned_down() -> None:
+            _, received = proxy.passes(request(ALICE), answer=challenge)
+            assert split(received)[0].status == 502
+
+        proxy.advance(9)
+        turned_down()
+        assert presented(proxy.passes(request(ALICE))[0]) == "first", "too early"
+        proxy.advance(1)
+        turned_down()
+        client = waiting(proxy, request(ALICE))
+        (question,) = questions(proxy)
+        assert msgspec.msgpack.decode(question.text)[2] == token_digest(b"first")
+        answer(proxy, question, "second", 200)
+        assert presented(arrived(proxy)) == "second"
+        assert told(client).status == 200
+        turned_down()
+        assert presented(proxy.passes(request(ALICE))[0]) == "second"
 
 
 def test_more_tokens_than_desks() -> None:

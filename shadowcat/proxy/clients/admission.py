@@ -236,7 +236,7 @@ class Admission:
         lasts = min(access.cache, identity.until - self._wall())
         now = self._plane.clock()
         admitted = Admitted(access, identity, now + lasts)
-        carry_over(self._cache.get(key), admitted, now)
+        carry_over(self._cache.get(key), admitted)
         self._cache.put(key, admitted)
         if self._plane.audit is not None:
             self._plane.audit.authenticated(template, client, admitted.principal)

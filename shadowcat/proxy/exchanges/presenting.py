@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from shadowcat.http1.response import Body
 from shadowcat.proxy.exchanges.exchange import Exchange
-from shadowcat.proxy.upstreams.credentialed import FetchedPool
+from shadowcat.proxy.upstreams.credentialed import FetchedPool, PersonalPool
 from shadowcat.proxy.upstreams.response_heads import ResponseTemplate
 
 if TYPE_CHECKING:
@@ -32,6 +32,14 @@ class _Presenting(Exchange):
         line = pool.line_for(self.template.admitted)
         assert line is not None  # Else the pool would not have come so far.
         return request.replace(b"\r\n", b"\r\n" + line, 1) if line else request
+
+    def open(
+        self, head: ResponseTemplate, values: tuple[bytes, ...], body: Body, length: int
+    ) -> bytes | None:
+        """The answer's head has arrived."""
+        if head.challenges and isinstance(self._pool, PersonalPool):
+            self._pool.rejected(self.template.admitted)
+        return super().open(head, values, body, length)
 
 
 class _Renewing(Exchange):
