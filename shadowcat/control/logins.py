@@ -26,7 +26,7 @@ from shadowcat.config.seats import Snapshot
 from shadowcat.control.fetch import FetchError
 from shadowcat.control.grants import Granted, Grants, OverError, login_client
 from shadowcat.control.login_events import End, LoginEvents
-from shadowcat.control.vault import Vault, VaultFullError
+from shadowcat.control.vault import SPARE, Vault, VaultFullError
 from shadowcat.log import LOGGER
 from shadowcat.shm.logins import MOST_LOGINS
 from shadowcat.shm.shared import Shared
@@ -75,7 +75,7 @@ class Logins:
     ) -> None:
         """Go on with what a control process before this one has left. `clock` tells monotonic ns."""
         self._words = shared.logins
-        self._shelf = vault.shelf("logins", Login)
+        self._shelf = vault.shelf("logins", Login, SPARE)
         self._grants = grants
         self._events = events
         self._clock = clock
