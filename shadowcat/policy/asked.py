@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +18,15 @@ MOST_OF_ALL: Final = 4096
 _VARIABLES: Final = {"tools": "tool", "prompts": "prompt", "resources": "resource"}
 _IN_PARAMS: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
 """Methods whose object is not among what every message is asked for."""
+_SLASH: Final = r"(?:[/\\]|%(?:25)*(?:2f|5c))"
+_SEVERAL_SPELLINGS: Final = re.compile(
+    rf"(?:^|:|{_SLASH})(?:\.|%(?:25)*2e){{1,2}}(?:$|[?#;]|{_SLASH})"  # "." and "..", however encoded
+    r"|[^:/]//|:////"  # an empty segment
+    r"|%(?:2d|2e|3[0-9]|4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9ae])",  # what needs no encoding
+    re.IGNORECASE,
+)
+"""URIs that are not in their normal form (RFC 3986 section 6.2.2): a server may well take "/srv/../etc" or
+"/%65tc" for "/etc", whatever a pattern makes of it."""
 
 
 class Caller:
@@ -102,11 +112,13 @@ class Asked:
         Raises:
             ValueError: It cannot be read reliably.
         """
-        if self.method not in _IN_PARAMS:
+        if self.subject != "resources":
             return self._name
-        uri = self.params().get("uri")
+        uri = self.params().get("uri") if self.method in _IN_PARAMS else self._name
         if not isinstance(uri, str):
             raise ValueError("the URI is no string")
+        if _SEVERAL_SPELLINGS.search(uri):
+            raise ValueError("the URI has several spellings")
         return uri
 
     def fact(self, variable: str) -> Any:

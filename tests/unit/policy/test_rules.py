@@ -52,6 +52,39 @@ def test_the_first_that_holds_decides() -> None:
 
 
 @pytest.mark.parametrize(
+    ("uri", "is_plain"),
+    [
+        ("file:///srv/a%20b.txt", True),
+        ("file:///srv/.config/a..b/...", True),
+        ("https://x.example/a?next=https://y.example/b&c=a%2Fb", True),
+        ("repo://owner%2Fname/", True),
+        ("urn:a:b", True),
+        ("file:///srv/../etc/passwd", False),
+        ("file:///srv/..", False),
+        ("file:///srv/./etc", False),
+        ("file:///srv/%2e%2E/etc", False),
+        ("file:///srv/%252e%252e/etc", False),
+        ("file:///srv/a%2f..%2f..%2fetc", False),
+        ("file:///srv/a\\..\\..\\etc", False),
+        ("file:///srv/x/..;a/etc", False),
+        ("file:..", False),
+        ("../etc", False),
+        ("file:///srv//etc", False),
+        ("file:////etc", False),
+        ("file:///srv/%65tc", False),
+    ],
+)
+@pytest.mark.parametrize("method", ["resources/read", "resources/subscribe"])
+def test_a_uri_with_several_spellings_opens_no_door(method: str, uri: str, *, is_plain: bool) -> None:
+    question = asked(method, uri, {"uri": uri})
+    for keys in ({"resources": ["*"]}, {"when": "resource != ''"}, {"when": "name != ''"}):
+        assert decide([allow(**keys)], question).allow is is_plain
+    # What is about other resources denies it, as it may be one of these.
+    assert decide([deny(resources=["db://*"]), allow()], question).allow is is_plain
+    assert decide([deny(tools=["*"]), deny(when="tool == 'a'"), allow(methods=[method])], question).allow
+
+
+@pytest.mark.parametrize(
     ("keys", "question", "matches"),
     [
         ({}, asked("anything/at/all"), True),
