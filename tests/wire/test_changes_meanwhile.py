@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from shadowcat.config.model import Auth, Issuer, Policy, Route, Rule, Upstream
+from shadowcat.errors import Refusal
 from shadowcat.testing.loopback import Peer
 
 from .auth import TRUSTED, bearer, guarded, publish_keys, questions, reply, token
@@ -126,3 +127,17 @@ def test_what_has_nothing_to_do_with_it_goes_on() -> None:
         (upstream,) = [each for each in proxy.upstreams if each.writes]
         (got,) = split(upstream.take())
         assert got.header("Authorization") is None
+
+
+def test_who_was_judged_before_there_were_rules_is_not_judged_by_them() -> None:
+    """A request that waits for its session, say, when they come: they would know nothing of its caller."""
+    with guarded() as proxy:
+        client = proxy.caller()
+        proxy.tell(client, post(message(), GOOD, host=HOST))
+        connection: Any = client._protocol
+        exchange = connection._exchange
+        change(proxy, policy=Policy(rules=[Rule(name="all", allow=True)]))
+        (check,) = proxy.plane.routes[0].checks
+        denial = check.judge(exchange, connection, (exchange.envelope,), None)
+        assert denial is not None
+        assert denial.refusal is Refusal.TOKEN_UNCHECKED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING
 
 from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import Envelope
@@ -11,6 +11,7 @@ from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.exchanges.batch_exchange import BatchExchange
 from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.exchanges.initialize import InitializeExchange
+from shadowcat.proxy.exchanges.layers import layered
 from shadowcat.proxy.exchanges.session_exchange import SessionExchange
 
 if TYPE_CHECKING:
@@ -90,19 +91,10 @@ class _CheckedBatch(_CheckedInSession, BatchExchange):
         return Denial(messages) if isinstance(messages, Refusal) else self._ask(messages, session)
 
 
-_KINDS: Final[dict[type[Exchange], type[Exchange]]] = {}
-
-
 def checked(kind: type[Exchange]) -> type[Exchange]:
     """The same kind of exchange, for such a route."""
-    found = _KINDS.get(kind)
-    if found is None:
-        if issubclass(kind, BatchExchange):
-            layer: type[Exchange] = _CheckedBatch
-        elif issubclass(kind, InitializeExchange):
-            layer = _CheckedInitialize
-        else:
-            layer = _CheckedInSession if issubclass(kind, SessionExchange) else _Checked
-        made = type(f"Checked{kind.__name__}", (layer, kind), {"__slots__": ()})
-        found = _KINDS[kind] = cast("type[Exchange]", made)
-    return found
+    if issubclass(kind, BatchExchange):
+        return layered(_CheckedBatch, kind)
+    if issubclass(kind, InitializeExchange):
+        return layered(_CheckedInitialize, kind)
+    return layered(_CheckedInSession if issubclass(kind, SessionExchange) else _Checked, kind)
