@@ -359,6 +359,17 @@ def test_a_verdict_is_good_for_what_it_was_found_for() -> None:
             assert denied(send(proxy, message("DELETE")))
 
 
+def test_listeners_go_by_all_their_uris() -> None:
+    def listen(*uris: str) -> bytes:
+        filters = {"resourceSubscriptions": list(uris)}
+        return call(method="subscriptions/listen", notifications=filters)
+
+    with ruled(Rule(name="r", allow=True, resources=["file:///a/*"])) as proxy:
+        for _ in range(2):
+            assert send(proxy, listen("file:///a/b", "file:///a/c"), era="modern") is None
+            assert denied(send(proxy, listen("file:///a/b", "file:///b"), era="modern"))
+
+
 def test_subscriptions_go_by_their_uri() -> None:
     def subscribe(uri: Any) -> bytes:
         return call(method="resources/subscribe", uri=uri)

@@ -40,6 +40,37 @@ def decide(
     return rule_set.decide(question, caller)
 
 
+def listening(*uris: Any, **more: Any) -> Asked:
+    filters = {"toolsListChanged": True} | ({"resourceSubscriptions": list(uris)} if uris else {}) | more
+    return asked("subscriptions/listen", params={"notifications": filters})
+
+
+def test_who_listens_subscribes_to_resources() -> None:
+    ours = allow("ours", resources=["file:///a/*"])
+    secret = deny("secret", resources=["file:///a/s*"])
+    rest = allow("rest", methods=["subscriptions/listen"])
+    a, s, b = "file:///a/b", "file:///a/s", "file:///b"
+    assert decide([ours], listening(a, s)) == Verdict(True, "ours")
+    assert decide([ours], listening(a, b)) == DENIED
+    assert decide([ours], listening()) == DENIED, "that is about no resource"
+    assert decide([secret, rest], listening()) == Verdict(True, "rest")
+    assert decide([secret, rest], listening(a, b)) == Verdict(True, "rest")
+    assert decide([secret, rest], listening(a, s)) == Verdict(False, "secret")
+    for question in (
+        listening(a, 1),
+        listening(resourceSubscriptions="x"),
+        listening("file:///a/../b"),
+        asked("subscriptions/listen", params={"notifications": []}),
+        asked("subscriptions/listen"),
+    ):
+        assert decide([secret, rest], question) == Verdict(False, "secret")
+        assert decide([ours], question) == DENIED
+    when = deny("when", when="resource.startsWith('file:///a/s')")
+    assert decide([when, rest], listening(s)) == Verdict(False, "when")
+    assert decide([when, rest], listening(a, s)) == Verdict(False, "when")
+    assert decide([when, rest], listening(a)) == decide([when, rest], listening()) == Verdict(True, "rest")
+
+
 def test_what_no_rule_allows_is_refused() -> None:
     assert decide([allow(tools=["a"])], asked(name="b")) == DENIED
 
