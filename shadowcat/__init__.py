@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         Http,
         Introspection,
         Issuer,
+        Limits,
         Log,
         Login,
         OAuthClient,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         Pool,
         Retry,
         Route,
+        RouteLimits,
         Rule,
         Sessions,
         Timeouts,
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
         Tools,
         Upstream,
     )
-    from shadowcat.config.units import Duration, Size
+    from shadowcat.config.units import Duration, Limit, Size
     from shadowcat.config.validate import validate
     from shadowcat.errors import ConfigError, ShadowcatError, StartError
 
@@ -78,6 +80,8 @@ __all__ = [
     "Http",
     "Introspection",
     "Issuer",
+    "Limit",
+    "Limits",
     "Log",
     "Login",
     "OAuthClient",
@@ -86,6 +90,7 @@ __all__ = [
     "Pool",
     "Retry",
     "Route",
+    "RouteLimits",
     "Rule",
     "Sessions",
     "ShadowcatError",
@@ -107,6 +112,7 @@ _SECTIONS = "shadowcat.config.model"
 _ELSEWHERE = {
     "ConfigError": "shadowcat.errors",
     "Duration": "shadowcat.config.units",
+    "Limit": "shadowcat.config.units",
     "ShadowcatError": "shadowcat.errors",
     "Size": "shadowcat.config.units",
     "StartError": "shadowcat.errors",

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import time
+from collections.abc import Callable
 from functools import partial
 
 from shadowcat.config import model
@@ -20,18 +21,31 @@ from shadowcat.proxy.upstreams.balancer import Host
 from shadowcat.shm.shared import Shared, worker_number
 
 
-def assemble(config: Config, shared: Shared, process: int, loop: asyncio.AbstractEventLoop) -> DataPlane:
+def assemble(
+    config: Config,
+    shared: Shared,
+    process: int,
+    loop: asyncio.AbstractEventLoop,
+    clock_ns: Callable[[], int] = time.monotonic_ns,
+) -> DataPlane:
     """Build the data plane of `process`.
 
     Routes and upstreams, and all that may change while it runs, are those of the present snapshot; `config`
     is what the host was started with.
+
+    Args:
+        config: What the host was started with.
+        shared: The shared areas.
+        process: Whose data plane it is.
+        loop: Its event loop.
+        clock_ns: By which rates go, the same for all processes: the loop's own clock is a millisecond late.
 
     Raises:
         StartError: Something it needs cannot be used, such as a certificate file.
         SnapshotError: What the supervisor or control has published is spoilt.
     """
     worker = process - worker_number(0)
-    plane = DataPlane(config, shared, process, loop, time.time)
+    plane = DataPlane(config, shared, process, loop, time.time, clock_ns)
     host = Host(
         [shared.page(each).cells for each in range(shared.processes)],
         shared.cursors_with(plane.sessions.table.locks),

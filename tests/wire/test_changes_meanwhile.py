@@ -13,6 +13,7 @@ from shadowcat.testing.loopback import Peer
 
 from .auth import TRUSTED, bearer, guarded, publish_keys, questions, reply, token
 from .hidden import POLICY
+from .rates import host
 from .stage import Got, Stage, message, post, split, stage
 from .test_auth_waiting import WITH_NEW, new_token
 
@@ -141,3 +142,16 @@ def test_who_was_judged_before_there_were_rules_is_not_judged_by_them() -> None:
         denial = check.judge(exchange, connection, (exchange.envelope,), None)
         assert denial is not None
         assert denial.refusal is Refusal.TOKEN_UNCHECKED
+
+
+def test_limits_that_come_meanwhile() -> None:
+    with stage() as proxy:
+        clients = [half(proxy, host="localhost") for _ in range(2)]
+        proxy.config = replace(proxy.config, limits=host(per_ip="1/min"))
+        proxy.publish(proxy.config)
+        proxy.advance(0.2)
+        proxy.tell(clients[0], b"}")
+        assert clients[0].take() == b"", "it is at the upstream"
+        proxy.tell(clients[1], b"}")
+        (got,) = split(clients[1].take())
+        assert got.status == 429

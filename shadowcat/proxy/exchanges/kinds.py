@@ -15,6 +15,7 @@ from shadowcat.proxy.exchanges.initialize import InitializeExchange
 from shadowcat.proxy.exchanges.measured_exchange import MeasuredUnboundExchange
 from shadowcat.proxy.exchanges.presenting import presenting, renewing
 from shadowcat.proxy.exchanges.protected import protected
+from shadowcat.proxy.exchanges.seated import seated
 from shadowcat.proxy.exchanges.session_exchange import SessionExchange, UnboundExchange
 from shadowcat.proxy.exchanges.stream_exchange import StreamExchange
 
@@ -75,6 +76,8 @@ def _layered(template: RequestTemplate, kind: type[Exchange]) -> type[Exchange]:
         kind = presenting(kind)
     if route.renews:
         kind = renewing(kind)
+    if route.limits is not None and route.limits.has_seats:
+        kind = seated(kind)
     if route.checks:
         kind = checked(kind)
     return filtered(kind) if route.tools.hides_any else kind
