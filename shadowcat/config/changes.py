@@ -24,6 +24,7 @@ RELOADABLE: Final = (
     "allowed_origins",
     "trusted_proxies",
     "http",
+    "overload",
     "sessions",
 )
 """Keys that take effect while Shadowcat runs, with all that is below them but for `FIXED`. Every other one

@@ -17,6 +17,7 @@ from shadowcat.config.credentials import credential_problems
 from shadowcat.config.headers import FIELD_NAME, RESERVED
 from shadowcat.config.login import login_problems
 from shadowcat.config.model import Config, Health
+from shadowcat.config.overload import overload_problems
 from shadowcat.config.rules import policy_problems
 from shadowcat.config.structure import build
 from shadowcat.config.tools import tools_problems
@@ -72,6 +73,7 @@ def semantic_problems(config: Config) -> list[str]:
         *_callers(config),
         *_limits(config),
         *_sessions(config),
+        *overload_problems(config),
         *_access_log(config),
         *(audit_problems(config.audit) if config.audit is not None else ()),
         *_room(config),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import time
 from functools import partial
 
@@ -31,7 +32,8 @@ def assemble(config: Config, shared: Shared, process: int, loop: asyncio.Abstrac
         SnapshotError: What the supervisor or control has published is spoilt.
     """
     worker = process - worker_number(0)
-    plane = DataPlane(config, shared, process, loop, time.time)
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    plane = DataPlane(config, shared, process, loop, time.time, descriptors)
     host = Host(
         [shared.page(each).cells for each in range(shared.processes)],
         shared.cursors_with(plane.sessions.table.locks),

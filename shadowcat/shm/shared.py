@@ -15,6 +15,7 @@ vault       control, which alone reads it                   snapshots.py
 questions   per desk: its worker, and control               questions.py
 connections one block per process: that process             connections.py
 buckets     one page per process: that process              breakers.py
+pressure    one block per process: that process             pressure.py
 rings       one per process: that process, and control      rings.py
 """
 
@@ -28,6 +29,7 @@ from typing import Final, Protocol
 from shadowcat.config import seats
 from shadowcat.config.model import Config
 from shadowcat.errors import StartError
+from shadowcat.shm import pressure
 from shadowcat.shm.affinity import SECRET as AFFINITY_SECRET
 from shadowcat.shm.affinity import AffinityTable
 from shadowcat.shm.board import Board
@@ -41,6 +43,7 @@ from shadowcat.shm.locks import Locks
 from shadowcat.shm.logins import Logins
 from shadowcat.shm.mailboxes import Mailboxes
 from shadowcat.shm.page import HEADER, Page
+from shadowcat.shm.pressure import Pressure
 from shadowcat.shm.questions import Questions
 from shadowcat.shm.region import PAGE, WORD, Plan, Region
 from shadowcat.shm.rings import Ring, Rings
@@ -93,6 +96,7 @@ class Shared:
         "_buckets",
         "_cursors",
         "_pages",
+        "_pressure",
         "_region",
         "_rings",
         "_section",
@@ -132,6 +136,7 @@ class Shared:
         questions = Questions.plan(plan, config.workers)
         logins = Logins.plan(plan)
         connections = Connections.plan(plan, config.max_upstreams, processes)
+        self._pressure = pressure.plan_pressure(plan, processes)
         self.audit = audit = config.audit
         rings = None if audit is None else Rings.plan(plan, processes - CONTROL, audit.capacity)
         self._section = config.sessions
@@ -216,6 +221,14 @@ class Shared:
     def ejections_with(self, locks: Locks, process: int) -> Ejections:
         """The ejections of all routes for `process`, whose `locks` these are."""
         return Ejections(self.board, locks, process)
+
+    def pressure_for(self, process: int) -> Pressure:
+        """What the host has taken on, for the worker `process`."""
+        return Pressure(self._region, self._pressure, process, range(_FIRST_WORKER, self.processes))
+
+    def clear_pressure(self, process: int) -> None:
+        """Nothing is under way in a process that has died; for the supervisor."""
+        pressure.clear(self._region, self._pressure, process)
 
     def rings(self) -> list[Ring]:
         """The rings of all processes, for control, which writes the audit file; none without one."""

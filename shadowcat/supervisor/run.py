@@ -275,6 +275,7 @@ class Supervisor:
             member.page.reset_gauges(self._shared.layout)
             self._shared.mail.clear(member.number)
             self._shared.connections.clear(member.number)
+            self._shared.clear_pressure(member.number)
             self._sessions.repair(member.number)
             self._breakers.repair(member.number)
         if member.worker is not None:

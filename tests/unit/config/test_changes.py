@@ -39,7 +39,7 @@ OTHER = Route(path="/other/mcp", upstreams=[A], pool=Pool(max_connections=5))
 CONFIG = Config(routes=[Route(upstreams=[A, B, C]), OTHER])
 LIVE = {
     "routes", "upstream_drain_timeout", "public_url", "allowed_hosts", "allowed_origins", "trusted_proxies",
-    "http",
+    "http", "overload",
 }  # fmt: skip
 SINGLE = Config(routes=[Route(upstreams=[A])])
 
