@@ -268,14 +268,15 @@ def test_many_that_end_at_once_are_no_trouble() -> None:
     with host(queue=2000, timeout=60) as proxy:
         first = ask(proxy)
         clients = [ask(proxy) for _ in range(1500)]
-        proxy.plane.pools[0].limit = 0
-        proxy.loop.answering = False
+        (route, *others) = proxy.config.routes
+        down = replace(route, upstreams=[replace(route.upstreams[0], enabled=False)])
+        proxy.publish(replace(proxy.config, routes=[down, *others]))
+        proxy.advance(0.2)
+        assert [client for client in clients if client.received] == []
         first.reset()
         proxy.settle()
-        for pool in proxy.plane.pools:
-            pool.close()
-        proxy.advance(61)
         assert {outcome(client) for client in clients} == {503}
+        assert proxy.metric("refusals_total", "no_upstream") == len(clients)
 
 
 def test_a_pipelining_client_is_no_trouble() -> None:

@@ -156,10 +156,6 @@ def test_the_last_descriptors_are_not_for_clients(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("resource.getrlimit", lambda _: (1000, 1000))
     with stage() as proxy:
         assert with_descriptor(proxy, 899).received == b""
-        with_descriptor(proxy, 5).send(CALL)
-        for peer in list(proxy.plane._clients):
-            peer._reader.buffer = CALL[:10]
-            peer._work()
         late = with_descriptor(proxy, 900)
         assert refusal(late) == (503, "1", "close")
         assert proxy.metric("refusals_total", "out_of_descriptors") == 1
@@ -183,6 +179,7 @@ def test_an_upstream_is_not_blamed_for_missing_descriptors(number: int) -> None:
         (got,) = split(client.take())
         assert (got.status, got.header("Retry-After")) == (503, "1")
         assert proxy.metric("breaker_opened_total", "/mcp", "a.example:3001") == 0
+        client = proxy.client()
         proxy.tell(client, CALL)
         proxy.upstreams[0].send(OK)
         proxy.settle()
@@ -244,7 +241,7 @@ def test_the_next_body_of_a_client_takes_the_place_of_its_last_one() -> None:
         assert proxy.metric("buffered_bytes") == 0
 
 
-@pytest.mark.parametrize("ending", ["reset", "timeout", "refused"])
+@pytest.mark.parametrize("ending", ["reset", "timeout", "malformed"])
 def test_a_body_that_never_ends_gives_its_room_back(ending: str) -> None:
     with stage(http=HTTP, overload=OVERLOAD) as proxy:
         client = proxy.client()
@@ -255,7 +252,6 @@ def test_a_body_that_never_ends_gives_its_room_back(ending: str) -> None:
             proxy.advance(31)
         else:
             proxy.tell(client, b"\x00")
-            proxy.upstreams and proxy.upstreams[0].reset()
         proxy.advance(2)
         assert proxy.metric("buffered_bytes") == 0
 
