@@ -279,16 +279,38 @@ def test_many_that_end_at_once_are_no_trouble() -> None:
         assert proxy.metric("refusals_total", "no_upstream") == len(clients)
 
 
-def test_a_pipelining_client_is_no_trouble() -> None:
-    """Each request of it that is given up makes way for its next one."""
-    with host(queue=3) as proxy:
+def test_pipelining_clients_are_no_trouble() -> None:
+    """Each has a second request behind the one that is given up, which makes the next one give up its own."""
+    with host(queue=1000, timeout=60) as proxy:
         ask(proxy)
-        clients = [ask(proxy, CALL * 200) for _ in range(5)]
+        clients = [ask(proxy, CALL * 2) for _ in range(1000)]
         proxy.advance(0.2)
-        more = [ask(proxy, CALL * 200) for _ in range(5)]
-        proxy.advance(3)
-        for client in (*clients, *more):
-            assert {got.status for got in split(client.received)} <= {503}
+        ask(proxy)
+        proxy.advance(0.2)
+        assert [client.ending for client in clients] == ["open"] * len(clients)
+        found = [[got.status for got in split(client.received)] for client in clients]
+        assert found.count([503]) == len(clients) - 1
+
+
+def test_nobody_overtakes_who_waits_here() -> None:
+    with host(2, workers=2) as proxy:
+        other = sibling(proxy)
+        other.start()
+        for _ in range(2):
+            ask(proxy, plane=other)
+        first = ask(proxy)
+        for upstream in arrived(proxy):
+            upstream.take()
+            upstream.send(OK)
+        proxy.settle()
+        # It is not known here yet that there are places.
+        second = ask(proxy)
+        assert arrived(proxy) == []
+        proxy.advance(0.1)
+        assert len(arrived(proxy)) == 2
+        assert (outcome(first), outcome(second)) == (None, None)
+        other.abort()
+        other.stop()
 
 
 def test_all_workers_together() -> None:
