@@ -340,6 +340,25 @@ def test_all_workers_together() -> None:
         other.stop()
 
 
+def test_nothing_is_kept_for_a_worker_that_hangs() -> None:
+    with host(4, workers=2) as proxy:
+        other = sibling(proxy)
+        other.start()
+        clients = [ask(proxy) for _ in range(4)]
+        ask(proxy, plane=other)
+        other.places.stop()
+        proxy.advance(0.5)
+        more = [ask(proxy) for _ in range(4)]
+        for upstream in arrived(proxy):
+            upstream.take()
+            upstream.send(OK)
+        proxy.settle()
+        assert {outcome(client) for client in clients} == {200}
+        assert len(arrived(proxy)) == len(more)
+        other.abort()
+        other.stop()
+
+
 def test_a_bound_can_be_set_and_taken_away_while_it_runs() -> None:
     with stage() as proxy:
         ask(proxy)
