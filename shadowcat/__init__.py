@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         Http,
         Introspection,
         Issuer,
+        Limits,
         Log,
         Login,
         OAuthClient,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         Pool,
         Retry,
         Route,
+        RouteLimits,
         Rule,
         Sessions,
         Timeouts,
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
         Tools,
         Upstream,
     )
-    from shadowcat.config.units import Duration, Size
+    from shadowcat.config.units import Duration, Limit, Size
     from shadowcat.config.validate import validate
     from shadowcat.errors import ConfigError, ShadowcatError, StartError
 
@@ -79,6 +81,8 @@ __all__ = [
     "Http",
     "Introspection",
     "Issuer",
+    "Limit",
+    "Limits",
     "Log",
     "Login",
     "OAuthClient",
@@ -88,6 +92,7 @@ __all__ = [
     "Pool",
     "Retry",
     "Route",
+    "RouteLimits",
     "Rule",
     "Sessions",
     "ShadowcatError",
@@ -109,6 +114,7 @@ _SECTIONS = "shadowcat.config.model"
 _ELSEWHERE = {
     "ConfigError": "shadowcat.errors",
     "Duration": "shadowcat.config.units",
+    "Limit": "shadowcat.config.units",
     "ShadowcatError": "shadowcat.errors",
     "Size": "shadowcat.config.units",
     "StartError": "shadowcat.errors",

@@ -80,6 +80,9 @@ class Refusal(Enum):
     NO_ROUTE = _Row(404, _INVALID, False, "no route for this path", "RFC 9110 15.5.5")
     WRONG_HOST = _Row(421, _INVALID, False, "this proxy does not answer for that Host", "RFC 9110 15.5.20")
     WRONG_ORIGIN = _Row(403, 403, False, "this Origin is not allowed", "MCP transports, security warning")
+    FORWARDED_DIFFERS = _Row(
+        400, _INVALID, False, "Forwarded and X-Forwarded-* contradict each other", "RFC 7239 7.4"
+    )
     REPEATED_VERSION = _Row(400, HEADER_MISMATCH, False, "MCP-Protocol-Version is repeated", "RFC 9110 5.3")
     # Authentication. One that cannot be carried out now is no verdict on a token: 503, never 401.
     TOKEN_MISSING = _Row(401, 401, False, "a bearer token is needed", "RFC 6750 3")
@@ -96,6 +99,10 @@ class Refusal(Enum):
     )
     # The audit.
     AUDIT_FULL = _Row(503, _INTERNAL, False, "requests cannot be recorded now", "RFC 9110 15.6.4", None, 1)
+    # Limits. A client that is told 429 about server/discover would take the server for a legacy one.
+    LIMITED = _Row(429, 429, False, "too many requests", "RFC 6585 4", None, 1)
+    DISCOVER_LIMITED = _Row(503, _INTERNAL, False, "too many requests", "RFC 9110 15.6.4", None, 1)
+    LIMITER_BUSY = _Row(503, _INTERNAL, False, "limits cannot be checked now", "RFC 9110 15.6.4", None, 1)
     CHARSET = _Row(415, _INVALID, False, "JSON is UTF-8; no other charset is accepted", "RFC 8259 8.1")
     # Body: JSON-RPC that the next parser could read in another way, or that nobody can read.
     NOT_JSON = _Row(400, PARSE_ERROR, False, "the body is not JSON in UTF-8", "JSON-RPC 2.0 5.1")

@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "sessions": "List the sessions of a running Shadowcat, or end one.",
     "policy": "Try the rules of a route on a request.",
     "upstream": "List, add, change, drain or remove upstreams of a running Shadowcat.",
+    "limits": "Show what is left of the limits of a running Shadowcat.",
     "reload": "Have a running Shadowcat read its configuration again.",
     "mock": "Run stand-in servers to test against.",
     "bench": "Load an MCP server and measure it.",

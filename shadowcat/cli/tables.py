@@ -12,6 +12,7 @@ _PIPED_WIDTH: Final = 200
 """Columns where there is no terminal: rows that are not folded can be cut and grepped."""
 _WORDS: Final = (
     "state", "statuses", "route", "upstream", "principal", "owner", "version", "era", "credential", "url",
+    "tier", "tools", "limit",
 )  # fmt: skip
 """Columns of text; all others hold numbers."""
 

@@ -23,9 +23,11 @@ RELOADABLE: Final = (
     "allowed_hosts",
     "allowed_origins",
     "trusted_proxies",
+    "proxy_protocol",
     "http",
     "overload",
     "sessions",
+    "limits",
 )
 """Keys that take effect while Shadowcat runs, with all that is below them but for `FIXED`. Every other one
 needs a restart:
@@ -41,7 +43,7 @@ needs a restart:
 
 Time-outs and limits of `http` hold for connections that are opened from then on.
 """
-FIXED: Final = ("sessions.capacity",)
+FIXED: Final = ("sessions.capacity", "limits.capacity")
 """Keys below a reloadable one that are not: the size of shared memory, again."""
 
 _NAMES: Final[dict[type, Callable[[Any], str]]] = {
@@ -178,6 +180,7 @@ def applicable(old: Config, new: Config) -> Config:
     """
     mixed = replace(old, **{key: getattr(new, key) for key in RELOADABLE})
     mixed = replace(mixed, sessions=replace(mixed.sessions, capacity=old.sessions.capacity))
+    mixed = replace(mixed, limits=replace(mixed.limits, capacity=old.limits.capacity))
     validate(mixed)
     return mixed
 
@@ -209,8 +212,8 @@ def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
     if old == new:
         return
     if isinstance(old, msgspec.Struct) and type(old) is type(new):
-        for key in old.__struct_fields__:
-            yield from _differences(getattr(old, key), getattr(new, key), f"{path}.{key}" if path else key)
+        for name, key in zip(old.__struct_fields__, old.__struct_encode_fields__, strict=True):
+            yield from _differences(getattr(old, name), getattr(new, name), f"{path}.{key}" if path else key)
         return
     before, after = _by_name(old), _by_name(new)
     if before is None or after is None:

@@ -23,6 +23,7 @@ from shadowcat.config.sections.credentials import (
     OAuthClient,
     TokenExchange,
 )
+from shadowcat.config.sections.limits import Limits, RouteLimits
 from shadowcat.config.sections.overload import Overload, Priority
 from shadowcat.config.sections.policy import Policy, Rule, Tools
 from shadowcat.config.sections.upstreams import (
@@ -56,6 +57,7 @@ __all__ = [
     "Http",
     "Introspection",
     "Issuer",
+    "Limits",
     "Log",
     "Login",
     "OAuthClient",
@@ -67,6 +69,7 @@ __all__ = [
     "Priority",
     "Retry",
     "Route",
+    "RouteLimits",
     "Rule",
     "Section",
     "Sessions",
@@ -102,6 +105,8 @@ class Route(Section, frozen=True, kw_only=True):
     priority: Priority = "normal"
     """Where requests have to wait (`overload.max_in_flight`): which routes' go first, and are given up last.
     Requests for new sessions come behind those of all routes."""
+    limits: RouteLimits | None = None
+    """Off by default."""
 
 
 class Sessions(Section, frozen=True, kw_only=True):
@@ -136,12 +141,18 @@ class Http(Section, frozen=True, kw_only=True):
     """From a head's first byte to its last; beyond it 408."""
     body_timeout: Duration = Duration(30)
     """From a head's last byte to the body's last; beyond it 408."""
+    body_min_rate: Size = Size(500)
+    """Bytes per second, on average, with which a body has to come behind its first 5 seconds; beyond that
+    408. It is looked at after 15 seconds for the first time; 0 asks for no rate."""
     keepalive_timeout: Duration = Duration(75)
     """How long an idle client connection is kept."""
     write_timeout: Duration = Duration(30)
     """How long a client may take nothing of what it is being sent before it is cut off."""
     max_requests: Positive = 10_000
     """Requests on one client connection before it is closed."""
+    max_connections_per_ip: Positive | None = None
+    """Most client connections from one address at a time, all workers together; of IPv6 from one /64 network.
+    Further ones are reset. Those of trusted proxies are not counted. Off by default."""
 
 
 class Log(Section, frozen=True, kw_only=True):
@@ -182,7 +193,10 @@ class Config(Section, frozen=True, kw_only=True):
     allowed_origins: list[str] = []
     """Further origins of web pages to accept, such as https://app.example; "*" for all."""
     trusted_proxies: list[str] = []
-    """Networks (CIDR) of proxies in front, whose X-Forwarded-* fields are believed."""
+    """Networks (CIDR) of proxies in front, who are believed: Forwarded, X-Forwarded-*, PROXY protocol."""
+    proxy_protocol: bool = False
+    """Every connection begins with a header of the PROXY protocol, version 1 or 2, which names its client.
+    Only trusted proxies may connect then."""
     backlog: Positive = 1024
     """Accept queue of each worker's socket; the kernel caps it at net.core.somaxconn."""
     cpu_affinity: bool = False
@@ -200,6 +214,7 @@ class Config(Section, frozen=True, kw_only=True):
     """Most routes, with those removed while running; each takes about 5 KiB for each process."""
     routes: list[Route]
     sessions: Sessions = Sessions()
+    limits: Limits = Limits()
     http: Http = Http()
     overload: Overload = Overload()
     log: Log = Log()

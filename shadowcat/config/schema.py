@@ -14,7 +14,7 @@ import msgspec
 from shadowcat.config import mcp_servers, model
 from shadowcat.config.sections.base import Section
 from shadowcat.config.structure import is_section
-from shadowcat.config.units import Duration, Size
+from shadowcat.config.units import Duration, Limit, Size
 
 _REFERENCE: Final = {"$ref": "#/$defs/Reference"}
 _DEFS: Final[dict[str, Any]] = {
@@ -38,6 +38,12 @@ _DEFS: Final[dict[str, Any]] = {
             {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*(B|KB|MB|GB|KiB|MiB|GiB)?\s*$"},
             _REFERENCE,
         ],
+    },
+    "Limit": {
+        "description": "A rate such as 100/s or 5/min burst 2, how many at once (concurrent 10), or both.",
+        "type": "string",
+        "pattern": r"^\s*([0-9]+\s*/\s*[0-9]*\s*(s|m|min|h|d))?\s*(burst\s+[0-9]+)?\s*"
+        r"(concurrent\s+[0-9]+)?\s*$|^\$\{.*\}$",
     },
     "McpServer": {
         "description": "A server as MCP clients keep it; becomes the route /<name>/mcp.",
@@ -84,8 +90,8 @@ def _section(section: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     required = []
     for field in msgspec.structs.fields(section):
         shape = _shape(field.type, definitions)
-        if field.encode_name in described:
-            shape["description"] = described[field.encode_name]
+        if field.name in described:
+            shape["description"] = described[field.name]
         if field.required:
             required.append(field.encode_name)
         elif field.default is not msgspec.NODEFAULT and field.default is not None:
@@ -108,7 +114,7 @@ def _shape(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         if kind.__name__ not in definitions:
             definitions[kind.__name__] = _section(kind, definitions)
         return {"$ref": f"#/$defs/{kind.__name__}"}
-    if kind in {Duration, Size}:
+    if kind in {Duration, Limit, Size}:
         return {"$ref": f"#/$defs/{kind.__name__}"}
     if kind is types.NoneType:
         return {"type": "null"}

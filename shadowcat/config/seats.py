@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from shadowcat.config import model
 from shadowcat.config.credentials import kind_of
-from shadowcat.config.units import Size
+from shadowcat.config.units import Limit, Size
 from shadowcat.config.urls import upstream_name
 from shadowcat.errors import ConfigError
 
@@ -221,7 +221,9 @@ def _leaving(old: Snapshot, config: model.Config, removed: set[Seat], now_ns: in
     return found
 
 
-def _plain(quantity: Any) -> float:
+def _plain(quantity: Any) -> float | str:
+    if isinstance(quantity, Limit):
+        return str(quantity)
     return int(quantity) if isinstance(quantity, Size) else float(quantity)
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from shadowcat.config.interpolate import Untyped
 from shadowcat.config.model import Config
-from shadowcat.config.units import Duration, Size
+from shadowcat.config.units import Duration, Limit, Size
 
 _NAMES: Final = {
     "str": "text",
@@ -71,12 +71,12 @@ def fields(section: Any) -> dict[str, Any]:
 def unknown_key(key: str, section: Any) -> str:
     """What to tell about a key that a section does not have: the nearest one, here or elsewhere."""
     known = list(fields(section))
-    near = difflib.get_close_matches(key.lower().replace("-", "_"), known, 1)
-    if near:
-        return f"unknown key: did you mean {near[0]}?"
     elsewhere = [path for path in key_paths(Config, "") if path.rpartition(".")[2] == key]
     if elsewhere:
         return f"unknown key here: did you mean {elsewhere[0]}?"
+    near = difflib.get_close_matches(key.lower().replace("-", "_"), known, 1)
+    if near:
+        return f"unknown key: did you mean {near[0]}?"
     return f"unknown key: known here are {', '.join(known)}"
 
 
@@ -127,6 +127,8 @@ def _scalar(raw: Any, kind: Any, path: str, problems: list[str]) -> Any:
 def _quantity(kind: type, value: Any) -> Any:
     if issubclass(kind, (Duration, Size)):
         return kind.parse(value)
+    if kind is Limit:
+        return Limit(value)
     raise NotImplementedError(f"the schema has no reader for {kind}")  # What msgspec asks of a dec_hook.
 
 

@@ -1,4 +1,4 @@
-"""Quantities as a configuration writes them: durations (``30s``) and sizes (``10MiB``)."""
+"""Quantities as a configuration writes them: durations (``30s``), sizes (``10MiB``), limits (``100/min``)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,20 @@ _SIZE_UNITS: Final = {
 }
 # 18 digits: enough for every 64-bit number, and no arithmetic on them overflows a float.
 _QUANTITY: Final = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", re.ASCII)
+
+_SECOND: Final = 10**9
+_PERIODS: Final = {
+    "s": _SECOND, "m": 60 * _SECOND, "min": 60 * _SECOND, "h": 3600 * _SECOND, "d": 86_400 * _SECOND,
+}  # fmt: skip
+_SHOWN: Final = [(name, _PERIODS[name]) for name in ("d", "h", "min", "s")]
+_LIMIT: Final = re.compile(
+    r"\s*(?:([0-9]{1,9})\s*/\s*([0-9]{1,9})?\s*(s|m|min|h|d)(?=\s|$))?"
+    r"(?:\s*\bburst\s+([0-9]{1,9})(?=\s|$))?(?:\s*\bconcurrent\s+([0-9]{1,9}))?\s*",
+    re.ASCII,
+)
+_SHORTEST_INTERVAL: Final = 1000
+"""Nanoseconds between two of a rate, which are rounded up: a thousandth is the most that this may be off."""
+_LONGEST_SPAN: Final = 366 * _PERIODS["d"]
 
 
 class Duration(float):
@@ -80,6 +94,72 @@ class Size(int):
 
     def __str__(self) -> str:
         return _format(int(self), {u: f for u, f in _SIZE_UNITS.items() if u == "B" or u.endswith("iB")})
+
+
+class Limit:
+    """How much of something may be done: a rate, how many at once, or both.
+
+    Written ``100/s``, ``100/min burst 10``, ``100/min concurrent 5`` or ``concurrent 5``; a rate is a number
+    for a time such as ``s``, ``min``, ``h``, ``d`` or ``10s``. In Python it is made of such a text.
+    """
+
+    __slots__ = ("burst", "concurrent", "count", "period")
+
+    def __init__(self, text: object) -> None:
+        """Read a limit.
+
+        Raises:
+            ValueError: The text is none; the message says what is accepted.
+        """
+        match = _LIMIT.fullmatch(text) if isinstance(text, str) else None
+        if match is None or not match[0].strip():
+            raise ValueError(f"expected a limit such as 100/s, 5/min burst 2 or concurrent 10, got {text!r}")
+        count, number, unit, burst, concurrent = match.groups()
+        self.count = int(count or 0)
+        """How often; 0 if any rate will do."""
+        self.period = int(number or 1) * _PERIODS[unit] if unit else 0
+        """In how long, nanoseconds."""
+        self.burst = int(burst) if burst else self.count
+        """How often at once, after a time of quiet; by default as often as the rate says."""
+        self.concurrent = int(concurrent or 0)
+        """How many at a time; 0 for any number."""
+        self._check(match[0], [part for part in match.groups() if part is not None and part.isdigit()])
+
+    def _check(self, text: str, numbers: list[str]) -> None:
+        if any(int(number) == 0 for number in numbers):
+            raise ValueError(f"{text!r} lets nothing through: write numbers of 1 or more")
+        if self.burst and not self.count:
+            raise ValueError(f"{text!r} has a burst, but no rate: write the rate, such as 100/s, before it")
+        if self.count and self.period // self.count < _SHORTEST_INTERVAL:
+            raise ValueError(f"{text!r} is more than a million per second: leave it out")
+        if self.burst * self.period > _LONGEST_SPAN * max(self.count, 1) or self.period > _LONGEST_SPAN:
+            raise ValueError(f"{text!r} goes back more than a year: write a shorter time, or a smaller burst")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Limit) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __repr__(self) -> str:
+        return f"Limit({str(self)!r})"
+
+    @property
+    def rate(self) -> str:
+        """The rate alone; empty without one."""
+        if not self.count:
+            return ""
+        unit = next(name for name, length in _SHOWN if self.period % length == 0)
+        number = self.period // _PERIODS[unit]
+        return f"{self.count}/{number if number > 1 else ''}{unit}"
+
+    def __str__(self) -> str:
+        parts = [self.rate] if self.count else []
+        if self.burst != self.count:
+            parts.append(f"burst {self.burst}")
+        if self.concurrent:
+            parts.append(f"concurrent {self.concurrent}")
+        return " ".join(parts)
 
 
 def _parse(text: object, units: dict[str, float] | dict[str, int], default: str, wanted: str) -> float:

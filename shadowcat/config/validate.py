@@ -15,13 +15,14 @@ from shadowcat.config.admin_token import check_admin_token
 from shadowcat.config.auditing import audit_problems
 from shadowcat.config.credentials import credential_problems
 from shadowcat.config.headers import FIELD_NAME, RESERVED
+from shadowcat.config.limits import limit_problems
 from shadowcat.config.login import login_problems
 from shadowcat.config.model import Config, Health
 from shadowcat.config.overload import overload_problems
 from shadowcat.config.rules import policy_problems
 from shadowcat.config.structure import build
 from shadowcat.config.tools import tools_problems
-from shadowcat.config.units import Duration, Size
+from shadowcat.config.units import Duration, Limit, Size
 from shadowcat.config.urls import check_authority, check_path, check_public_url, parse_upstream, upstream_name
 from shadowcat.errors import ConfigError
 
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 
     from shadowcat.config.model import Breaker, Outlier, Route, Upstream
 
-MAY_BE_ZERO: Final = frozenset({"drain_timeout", "idle_timeout", "queue_timeout", "detached", "leeway"})
-"""Durations where 0 has a meaning: at once, or not at all. Elsewhere it would refuse every request."""
+MAY_BE_ZERO: Final = frozenset(
+    {"drain_timeout", "idle_timeout", "queue_timeout", "detached", "leeway", "body_min_rate"}
+)
+"""Quantities where 0 has a meaning: at once, or not at all. Elsewhere it would refuse every request."""
 
 _ORIGIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]+)")
 
@@ -106,7 +109,7 @@ def _unlike(value: Any, wanted: Any, path: str) -> Iterator[str]:
     elif type(value) is not type(wanted) and value != wanted:
         name = type(wanted).__name__
         # Other values may be secrets.
-        advice = f": write {name}({value!r})" if isinstance(wanted, (Duration, Size)) else ""
+        advice = f": write {name}({value!r})" if isinstance(wanted, (Duration, Limit, Size)) else ""
         yield f"{path}: expected {name}, got {type(value).__name__}{advice}"
 
 
@@ -212,6 +215,11 @@ def _callers(config: Config) -> Iterator[str]:
             ip_network(network)
         except ValueError:
             yield f"trusted_proxies[{i}]: {_network_advice(network)}"
+    if config.proxy_protocol and not config.trusted_proxies:
+        yield (
+            "proxy_protocol: it is taken from trusted proxies only, and there is none: nobody could connect;"
+            " name the balancer's network in trusted_proxies"
+        )
 
 
 def _check_origin(text: str) -> None:
@@ -292,6 +300,8 @@ def _routes(config: Config) -> Iterator[str]:
             yield from policy_problems(f"{path}.policy", route)
             if route.policy.tools is not None:
                 yield from tools_problems(f"{path}.policy.tools", route.policy.tools)
+        if route.limits is not None:
+            yield from limit_problems(f"{path}.limits", route)
         if route.health is not None:
             yield from _health(f"{path}.health", route.health)
         if route.breaker is not None:

@@ -26,6 +26,7 @@ from shadowcat.control.fetch import Fetcher
 from shadowcat.control.grants import Grants
 from shadowcat.control.health import HealthChecker
 from shadowcat.control.keys import KeyKeeper
+from shadowcat.control.limits import LimitsApi
 from shadowcat.control.login_pages import LoginPages
 from shadowcat.control.logins import Logins
 from shadowcat.control.oauth import TokenClient, TokenResponse
@@ -151,8 +152,10 @@ async def _serve(
 
     publisher = Publisher(shared, present, breakers, source, [configure], trail)
     retirement = Retirement(shared, present, table, closer, publisher)
+    limiter, concurrency = shared.limiter_with(table.locks), shared.concurrency_with(table.locks, CONTROL)
+    limits = LimitsApi(present, limiter, concurrency)
     runner = web.AppRunner(
-        Admin(present, shared, table, closer, health, publisher, consents, token=token).application(),
+        Admin(present, shared, table, closer, health, publisher, limits, consents, token=token).application(),
         access_log=None,
         handle_signals=False,
         shutdown_timeout=_FAREWELL,

@@ -16,6 +16,7 @@ from shadowcat.control import guard
 from shadowcat.control.changes import Changes
 from shadowcat.control.closer import Closer
 from shadowcat.control.health import HealthChecker
+from shadowcat.control.limits import LimitsApi
 from shadowcat.control.metrics import exposition
 from shadowcat.control.present import Present
 from shadowcat.control.readiness import complaints
@@ -42,6 +43,7 @@ class Admin:
         closer: Closer,
         health: HealthChecker,
         changes: Changes,
+        limits: LimitsApi,
         consents: UpstreamGrants | None = None,
         *,
         token: str | None,
@@ -52,6 +54,7 @@ class Admin:
         self._table = table
         self._health = health
         self._sessions = SessionsApi(present, table, closer)
+        self._limits = limits
         self._consents = consents
         self._upstreams = UpstreamsApi(changes, consents)
         self._token = token
@@ -65,6 +68,7 @@ class Admin:
         application.router.add_get("/api/status", self._status)
         application.router.add_routes(self._sessions.routes())
         application.router.add_routes(self._upstreams.routes())
+        application.router.add_routes(self._limits.routes())
         return application
 
     async def _livez(self, _request: web.Request) -> web.Response:

@@ -32,6 +32,7 @@ READ: Final = frozenset(
         b"content-type",
         b"cookie",
         b"expect",
+        b"forwarded",
         b"host",
         b"mcp-method",
         b"mcp-name",

@@ -7,6 +7,7 @@ import os
 import random
 import resource
 import time
+from collections.abc import Callable
 from functools import partial
 
 from shadowcat.config import model
@@ -21,11 +22,24 @@ from shadowcat.proxy.upstreams.balancer import Host
 from shadowcat.shm.shared import Shared, worker_number
 
 
-def assemble(config: Config, shared: Shared, process: int, loop: asyncio.AbstractEventLoop) -> DataPlane:
+def assemble(
+    config: Config,
+    shared: Shared,
+    process: int,
+    loop: asyncio.AbstractEventLoop,
+    clock_ns: Callable[[], int] = time.monotonic_ns,
+) -> DataPlane:
     """Build the data plane of `process`.
 
     Routes and upstreams, and all that may change while it runs, are those of the present snapshot; `config`
     is what the host was started with.
+
+    Args:
+        config: What the host was started with.
+        shared: The shared areas.
+        process: Whose data plane it is.
+        loop: Its event loop.
+        clock_ns: By which rates go, the same for all processes: the loop's own clock is a millisecond late.
 
     Raises:
         StartError: Something it needs cannot be used, such as a certificate file.
@@ -33,7 +47,7 @@ def assemble(config: Config, shared: Shared, process: int, loop: asyncio.Abstrac
     """
     worker = process - worker_number(0)
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    plane = DataPlane(config, shared, process, loop, time.time, descriptors)
+    plane = DataPlane(config, shared, process, loop, time.time, clock_ns, descriptors)
     host = Host(
         [shared.page(each).cells for each in range(shared.processes)],
         shared.cursors_with(plane.sessions.table.locks),

@@ -14,7 +14,15 @@ HIGH_WATER: Final = 64 * 1024
 """Bytes not yet taken by the kernel at which the other side is no longer read."""
 LOW_WATER: Final = 16 * 1024
 """Bytes at which reading goes on. uvloop's own default is 16 bytes, so a stream would stall for a round."""
+_BACKLOG: Final = 256 * 1024
+"""Bytes behind the client's window that the kernel takes: 64 KiB doubles what an answer of a MiB costs."""
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
+
+
+def peer_of(transport: asyncio.Transport) -> str:
+    """The numeric address at the other end; "unknown" where there is none."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) else "unknown"
 
 
 def limit_silence(transport: asyncio.Transport, seconds: float) -> None:
@@ -26,6 +34,19 @@ def limit_silence(transport: asyncio.Transport, seconds: float) -> None:
     raw = transport.get_extra_info("socket")
     if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+
+
+def limit_reader(transport: asyncio.Transport, seconds: float) -> None:
+    """Notice it when a client does not read what it is being sent; for `seconds` see `limit_silence`.
+
+    Without TCP_NOTSENT_LOWAT the kernel takes up to 4 MiB (tcp_wmem) for a peer that reads nothing: whoever
+    asks for large answers could hold that much, and the connection would look idle.
+    """
+    transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+    limit_silence(transport, seconds)
+    raw = transport.get_extra_info("socket")
+    if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _BACKLOG)
 
 
 def unacknowledged(transport: asyncio.Transport) -> int:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import Final
 
 from shadowcat.errors import Refusal
-from shadowcat.shm.counters import STATUSES, Layout, reason_number
+from shadowcat.shm.counters import STATUSES, Layout, reason_number, tier_number
 from shadowcat.shm.shared import Shared, worker_number
 
 _NANOSECONDS: Final = 1_000_000_000
@@ -29,10 +29,12 @@ class WorkerMeters:
         "client_received",
         "client_sent",
         "closed_idle",
+        "crowded",
         "overload_in_flight",
         "overload_queue",
         "refusals",
         "turned_away",
+        "unintroduced",
         "upstream_received",
         "upstream_sent",
     )
@@ -57,6 +59,8 @@ class WorkerMeters:
         for name in _BYTES:
             number = self._numbers[name] = layout.cell(f"{name}_bytes_total")
             setattr(self, name, cells[number])  # A predecessor's total goes on.
+        self.crowded = layout.cell("connections_crowded_total")
+        self.unintroduced = layout.cell("connections_unintroduced_total")
         self.refusals = {reason: layout.cell("refusals_total", reason_number(reason)) for reason in Refusal}
 
     def accepted(self) -> None:
@@ -97,6 +101,7 @@ class RouteMeters:
         "aborts",
         "answers_dropped",
         "durations",
+        "limited",
         "notifications_dropped",
         "policy_allowed",
         "policy_denied",
@@ -131,6 +136,8 @@ class RouteMeters:
         self.policy_tolerated = layout.cell("policy_tolerated_total", number)
         self.shed = layout.cell("shed_total", number)
         self._in_flight = layout.cell("requests_in_flight", number)
+        self.limited = layout.cell("limited_total", tier_number(number, 0))
+        """Refusals by the first tier of limits; the others follow."""
 
     def publish(self, started: int) -> None:
         """Put what was counted into the cells; `started` is how many exchanges have begun."""

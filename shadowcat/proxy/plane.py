@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,12 +13,16 @@ from shadowcat.policy.forwarded import TrustedProxies
 from shadowcat.policy.guard import Guard
 from shadowcat.proxy.checks.chosen import checks_of
 from shadowcat.proxy.clients.admission import Admission
+from shadowcat.proxy.clients.arrival import Arrival
+from shadowcat.proxy.clients.counted_connection import CountedConnection
 from shadowcat.proxy.clients.downstream import ClientConnection
 from shadowcat.proxy.clients.pages import Pages
 from shadowcat.proxy.clients.request_heads import RequestHeads
 from shadowcat.proxy.exchanges.affinity import Affinity
 from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.exchanges.kinds import Kinds
+from shadowcat.proxy.limits.entrance import Entrance
+from shadowcat.proxy.limits.limits import Limits
 from shadowcat.proxy.meters import WorkerMeters
 from shadowcat.proxy.observers.observe import Observation, Observer
 from shadowcat.proxy.overload.doors import Doors
@@ -54,6 +59,7 @@ class DataPlane:
         process: int,
         loop: asyncio.AbstractEventLoop,
         wall: Callable[[], float],
+        clock_ns: Callable[[], int],
         descriptors: int,
     ) -> None:
         """Made by `assembly.assemble` alone, which also adds the routes.
@@ -82,6 +88,8 @@ class DataPlane:
         self.admission = Admission(self, shared, process, wall)
         self.pages = Pages(self, shared, process)
         self.credentials = Credentials(shared, process, loop.time, wall)
+        self.limits = Limits(self, shared, process, clock_ns)
+        self.entrance = Entrance(self.limits, self.admission, loop, self.cells)
         self.affinity = Affinity(self, shared.affinity)
         slots = shared.slots_for(process, self.sessions.table.locks)
         self.room = Room(loop, slots, shared.mail, process)
@@ -95,6 +103,9 @@ class DataPlane:
         self.draining = False
         self._second = loop.time()
         self._forget_at = loop.time() + _FORGET_EVERY
+        self.crowd = shared.crowd_for(process)
+        self._arrivals: set[Arrival] = set()
+        """Connections that have not said yet for whom they come."""
         self._clients: set[ClientConnection] = set()
         self.pressure = shared.pressure_for(process)
         self.places = Places(self, self.pressure)
@@ -112,6 +123,13 @@ class DataPlane:
         """Go by these from now on; connections keep the limits that they began with."""
         self.http = config.http
         self.trusted_proxies = TrustedProxies(config.trusted_proxies)
+        limit = config.http.max_connections_per_ip
+        self.new_client: Callable[[], ClientConnection] = (
+            partial(ClientConnection, self) if limit is None else partial(CountedConnection, self, limit)
+        )
+        self._newcomer: Callable[[], asyncio.Protocol] = (
+            partial(Arrival, self) if config.proxy_protocol else self.new_client
+        )
         self._guards = {
             loopback: Guard(
                 config.public_url, config.allowed_hosts, config.allowed_origins, loopback=loopback
@@ -123,6 +141,7 @@ class DataPlane:
         queues = self.places.take_up(config)
         self.stock.take_up(config)
         self.doors.take_up(config)
+        self.entrance.take_up(is_limited=self.limits.take_up(config, routes))
         for route, section in zip(routes, config.routes, strict=True):
             route.checks = checks_of(self, route, section)
             route.queues = queues
@@ -134,8 +153,9 @@ class DataPlane:
         self.sessions.configure(config.sessions)
         self.recoveries.configure(config.sessions, pools.values())
         self._touch_every = min(1.0, config.sessions.idle_timeout / 4)
-        for (loopback, _), heads in self._heads.items():
-            heads.configure(self.http, self.route_table, self._guards[loopback])
+        for (loopback, trusted), heads in self._heads.items():
+            believed = self.trusted_proxies if trusted else None
+            heads.configure(self.http, self.route_table, self._guards[loopback], believed)
         for client in self._clients:
             client.forget_verdict()
 
@@ -148,16 +168,17 @@ class DataPlane:
 
     # For the worker.
 
-    def client_protocol(self) -> ClientConnection:
+    def client_protocol(self) -> asyncio.Protocol:
         """A protocol for a connection that was accepted."""
         if self.epoch[0] != self.known:
             self.refresh()
-        return ClientConnection(self)
+        self.meters.accepted()
+        return self._newcomer()
 
     @property
     def open_connections(self) -> int:
         """Clients connected, and exchanges going on without one; 0 when drained."""
-        return len(self._clients) + len(self._detached)
+        return len(self._arrivals) + len(self._clients) + len(self._detached)
 
     def start(self) -> None:
         """Start the clock."""
@@ -167,12 +188,16 @@ class DataPlane:
     def begin_drain(self) -> None:
         """From now on every answer is the last of its connection."""
         self.draining = True
+        for arrival in self._arrivals:
+            arrival.drain()
         for client in list(self._clients):
             client.drain()
         self._close_idle()
 
     def abort(self) -> None:
         """Cut everything off."""
+        for arrival in list(self._arrivals):
+            arrival.abort()
         for client in list(self._clients):
             client.abort()
         for exchange in list(self._detached):
@@ -231,7 +256,8 @@ class DataPlane:
         heads = self._heads.get((loopback, trusted))
         if heads is None:
             guard = self._guards[loopback]
-            heads = RequestHeads(self.http, self.route_table, guard, self.kinds, self.pages, trusted=trusted)
+            believed = self.trusted_proxies if trusted else None
+            heads = RequestHeads(self.http, self.route_table, guard, self.kinds, self.pages, believed)
             self._heads[loopback, trusted] = heads
         return heads
 
@@ -240,11 +266,20 @@ class DataPlane:
         for observer in self.observers:
             observer.observe(observation)
 
+    def arrived(self, arrival: Arrival) -> None:
+        """Somebody connected who has to say first for whom."""
+        self._arrivals.add(arrival)
+        self._count()
+
+    def departed(self, arrival: Arrival) -> None:
+        """It is known now for whom, or it is gone."""
+        self._arrivals.discard(arrival)
+        self._count()
+
     def connected(self, client: ClientConnection) -> None:
         """A client connected."""
         self._clients.add(client)
-        self.meters.accepted()
-        self.meters.open(len(self._clients))
+        self._count()
         if self.draining:
             client.drain()
         denial = self.doors.objection(client.descriptor, self.wheel.now)
@@ -258,7 +293,11 @@ class DataPlane:
     def disconnected(self, client: ClientConnection) -> None:
         """A client is gone."""
         self._clients.discard(client)
-        self.meters.open(len(self._clients))
+        self.entrance.forget(client)
+        self._count()
+
+    def _count(self) -> None:
+        self.meters.open(len(self._arrivals) + len(self._clients))
 
     def detach(self, exchange: Exchange) -> None:
         """An exchange goes on without its client."""
@@ -313,6 +352,10 @@ class DataPlane:
         for pool in self.pools:
             pool.publish()
 
+    def _catch_up(self) -> None:
+        if self._timer is not None and self.wheel.catch_up(self.loop.time()):
+            self.loop.call_soon(self._catch_up)
+
     def _tick(self) -> None:
         self._timer = self.loop.call_later(TICK, self._tick)
         now = self.loop.time()
@@ -320,7 +363,8 @@ class DataPlane:
             self.refresh()
         self.admission.tick()
         self.pages.look_for_answers()
-        self.wheel.tick(now)
+        if self.wheel.tick(now):
+            self.loop.call_soon(self._catch_up)
         self.room.tick(now)
         self.stock.tick()
         self.doors.tick()

@@ -17,6 +17,7 @@ from shadowcat.proxy.upstreams.balancer import COMPARES, Balancer, Purpose
 if TYPE_CHECKING:
     from shadowcat.proxy.checks import Check
     from shadowcat.proxy.clients.access import Access
+    from shadowcat.proxy.limits.check import LimitCheck
     from shadowcat.proxy.upstreams.credentialed import PersonalPool
     from shadowcat.proxy.upstreams.pool import Pool
 
@@ -35,7 +36,9 @@ class Route:
         "compares",
         "exchanging",
         "has_choice",
+        "is_limited_ahead",
         "legacy",
+        "limits",
         "meters",
         "name",
         "needs_session",
@@ -81,6 +84,10 @@ class Route:
         """Who may use it; None: everybody."""
         self.checks: Sequence[Check] = ()
         """What else is asked of its requests, in this order."""
+        self.is_limited_ahead = False
+        """Whether the host has rates, which are charged before anything else."""
+        self.limits: LimitCheck | None = None
+        """Its limits, if it has any; they are among the checks, too."""
         self.tools = ToolRules(None)
         """Which tools there are for its clients."""
         self.exchanging: tuple[PersonalPool, ...] = ()

@@ -13,6 +13,8 @@ from typing import Final
 TICK: Final = 0.1
 """Seconds between rounds. A deadline fires up to this much late, and never early."""
 _STALL: Final = 1.0
+_AT_ONCE: Final = 32
+"""Deadlines acted on before others get their turn: to refuse a thousand clients takes 30 ms."""
 _HORIZON: Final = 5.0
 """Far deadlines are looked at this often, so that no slot holds on to a closed connection for long."""
 
@@ -34,13 +36,15 @@ class Timed:
 class Wheel:
     """Files objects by deadline. Times are seconds on the clock that `tick` is called with."""
 
-    __slots__ = ("_due", "_slots", "now")
+    __slots__ = ("_due", "_overdue", "_slots", "now")
 
     def __init__(self, now: float) -> None:
         self.now = now
         """Time of the last round; for deadlines where TICK does not matter."""
         self._due = int(now / TICK)
         self._slots: dict[int, list[Timed]] = {}
+        self._overdue: list[Timed] = []
+        """What is not filed any more and still has to be acted on, the last one first."""
 
     def set(self, item: Timed, deadline: float) -> None:
         """Give `item` a deadline, replacing the one it had.
@@ -57,8 +61,11 @@ class Wheel:
         item.filed = (slot - 1) * TICK  # The slot serves every deadline from here on.
         self._slots.setdefault(slot, []).append(item)
 
-    def tick(self, now: float) -> None:
-        """Run one round: call `on_deadline` of all whose deadline has passed.
+    def tick(self, now: float) -> bool:
+        """Run one round: call `on_deadline` of those whose deadline has passed.
+
+        Returns:
+            Whether there are too many for one turn of the loop: `catch_up` goes on with them.
 
         After a stall (SIGSTOP, a suspended machine) one round is skipped, so that what arrived during it is
         read before anybody is declared late.
@@ -66,7 +73,8 @@ class Wheel:
         stalled = now - self.now > _STALL
         self.now = now
         if stalled:
-            return
+            return False
+        passed: list[Timed] = []
         due = int(now / TICK)
         for slot in range(self._due + 1, due + 1) if due - self._due < 1000 else sorted(self._slots):
             if slot > due:
@@ -76,10 +84,24 @@ class Wheel:
                     continue  # Filed again under an earlier slot since.
                 item.filed = inf
                 deadline = item.deadline
-                if deadline > now:
-                    if deadline != inf:
-                        self.file(item)
-                else:
-                    item.deadline = inf
-                    item.on_deadline(now)
+                if deadline <= now:
+                    passed.append(item)
+                elif deadline != inf:
+                    self.file(item)
         self._due = due
+        self._overdue = [*reversed(passed), *self._overdue]
+        return self.catch_up(now)
+
+    def catch_up(self, now: float) -> bool:
+        """Act on some more of those whose deadline has passed; whether there are still more."""
+        overdue = self._overdue
+        for _ in range(min(_AT_ONCE, len(overdue))):
+            item = overdue.pop()
+            if item.filed != inf:
+                continue  # It was given another deadline, and filed under that, while it waited.
+            if item.deadline <= now:
+                item.deadline = inf
+                item.on_deadline(now)
+            elif item.deadline != inf:
+                self.file(item)
+        return bool(overdue)

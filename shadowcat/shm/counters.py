@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 
 from shadowcat.config.model import Config
 from shadowcat.errors import Refusal
+from shadowcat.shm.limiter import TIERS
 
 PREFIX: Final = "shadowcat_"
 STATUSES: Final = 600
@@ -45,7 +46,8 @@ class Kind(Enum):
 class Family(NamedTuple):
     """A metric family; its name is without the common prefix.
 
-    `labels` is what the cells are told apart by: nothing, "reason", "route", or "route" and "upstream".
+    `labels` is what the cells are told apart by: nothing, "reason", "route", or "route" and one of "upstream"
+    and "tier".
     A `per_worker` family is shown page by page with a `worker` label instead of as the sum over the pages.
     """
 
@@ -59,6 +61,7 @@ class Family(NamedTuple):
 _REASON: Final = ("reason",)
 _ROUTE: Final = ("route",)
 _UPSTREAM: Final = ("route", "upstream")
+_TIER: Final = ("route", "tier")
 
 FAMILIES: Final = (
     Family("requests_total", Kind.STATUSES, "Requests answered, by the status the client got", _ROUTE),
@@ -126,6 +129,7 @@ FAMILIES: Final = (
         "Notifications and answers to sessions that their upstream lost",
         _ROUTE,
     ),
+    Family("limited_total", Kind.COUNTER, "Requests refused by a limit, by its tier", _TIER),
     Family("policy_allowed_total", Kind.COUNTER, "Messages that a rule of the policy has allowed", _ROUTE),
     Family("policy_denied_total", Kind.COUNTER, "Messages that the policy has refused", _ROUTE),
     Family(
@@ -152,6 +156,16 @@ FAMILIES: Final = (
         "connections_closed_idle_total",
         Kind.COUNTER,
         "Idle client connections closed in favour of a new one",
+    ),
+    Family(
+        "connections_crowded_total",
+        Kind.COUNTER,
+        "Client connections reset because their address had too many",
+    ),
+    Family(
+        "connections_unintroduced_total",
+        Kind.COUNTER,
+        "Connections closed for want of a PROXY header from a trusted proxy",
     ),
     Family("connections", Kind.GAUGE, "Open client connections", per_worker=True),
     Family("connections_accepted_total", Kind.COUNTER, "Client connections accepted", per_worker=True),
@@ -221,6 +235,7 @@ class Layout:
             (_REASON, len(Refusal)),
             (_ROUTE, config.max_routes),
             (_UPSTREAM, config.max_upstreams),
+            (_TIER, config.max_routes * len(TIERS)),
         ):
             families = [family for family in FAMILIES if family.labels == labels]
             stride = sum(_WIDTHS[family.kind] for family in families)
@@ -242,7 +257,8 @@ class Layout:
 
         Args:
             family: Its name.
-            number: Of the route, or the row of the upstream; of a refusal its place among all of them.
+            number: Of the route, or the row of the upstream; of a refusal its place among all of them; of a
+                tier of a route, see `tier_number`.
 
         Raises:
             KeyError: There is no such family.
@@ -263,6 +279,11 @@ def family_of(name: str) -> Family:
         KeyError: There is none.
     """
     return _FAMILIES[name]
+
+
+def tier_number(route: int, tier: int) -> int:
+    """The number of a tier of limits of a route."""
+    return route * len(TIERS) + tier
 
 
 def reason_number(reason: Refusal) -> int:

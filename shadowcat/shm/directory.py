@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from shadowcat.config.seats import Snapshot
 from shadowcat.config.urls import upstream_name
 from shadowcat.errors import Refusal
-from shadowcat.shm.counters import Family, Layout, reason_number
+from shadowcat.shm.counters import Family, Layout, reason_number, tier_number
+from shadowcat.shm.limiter import TIERS
 
 Labels = tuple[str, ...]
 
@@ -33,6 +34,11 @@ class Directory:
             ("reason",): {(reason.name.lower(),): [reason_number(reason)] for reason in Refusal},
             ("route",): routes,
             ("route", "upstream"): upstreams,
+            ("route", "tier"): {
+                (*labels, tier): [tier_number(number, place) for number in numbers]
+                for labels, numbers in routes.items()
+                for place, tier in enumerate(TIERS)
+            },
         }
 
     def members(self, family: Family) -> Iterator[tuple[Labels, Sequence[int]]]:

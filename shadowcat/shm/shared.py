@@ -16,7 +16,10 @@ questions   per desk: its worker, and control               questions.py
 connections one block per process: that process             connections.py
 buckets     one page per process: that process              breakers.py
 pressure    one block per process: that process             pressure.py
+crowd       one block per process: that process             crowd.py
 rings       one per process: that process, and control      rings.py
+limiter     any worker, under locks of its buckets          limiter.py
+seats       the same; counts: one block per process         concurrency.py
 """
 
 from __future__ import annotations
@@ -29,16 +32,20 @@ from typing import Final, Protocol
 from shadowcat.config import seats
 from shadowcat.config.model import Config
 from shadowcat.errors import StartError
-from shadowcat.shm import pressure
+from shadowcat.shm import concurrency, crowd, pressure
 from shadowcat.shm.affinity import SECRET as AFFINITY_SECRET
 from shadowcat.shm.affinity import AffinityTable
 from shadowcat.shm.board import Board
 from shadowcat.shm.breakers import Breakers
+from shadowcat.shm.concurrency import Concurrency
 from shadowcat.shm.connections import Connections, Slots
 from shadowcat.shm.counters import Layout
+from shadowcat.shm.crowd import Crowd
 from shadowcat.shm.cursors import Cursors
 from shadowcat.shm.ejections import Ejections
 from shadowcat.shm.host import HostFlags
+from shadowcat.shm.limiter import SECRET as LIMITER_SECRET
+from shadowcat.shm.limiter import Limiter, plan_limiter
 from shadowcat.shm.locks import Locks
 from shadowcat.shm.logins import Logins
 from shadowcat.shm.mailboxes import Mailboxes
@@ -94,7 +101,12 @@ class Shared:
 
     __slots__ = (
         "_buckets",
+        "_concurrency",
+        "_crowd",
+        "_crowd_secret",
         "_cursors",
+        "_limiter",
+        "_limiter_secret",
         "_pages",
         "_pressure",
         "_region",
@@ -137,8 +149,13 @@ class Shared:
         logins = Logins.plan(plan)
         connections = Connections.plan(plan, config.max_upstreams, processes)
         self._pressure = pressure.plan_pressure(plan, processes)
+        self._crowd = crowd.plan_crowd(plan, processes)
+        self._crowd_secret = os.urandom(crowd.SECRET)
         self.audit = audit = config.audit
         rings = None if audit is None else Rings.plan(plan, processes - CONTROL, audit.capacity)
+        self._limiter = plan_limiter(plan, config.limits.capacity, config.max_routes)
+        self._limiter_secret = os.urandom(LIMITER_SECRET)
+        self._concurrency = concurrency.plan_concurrency(plan, config.limits.capacity, processes)
         self._section = config.sessions
         self._sessions = session_layout.plan(plan, config.sessions.capacity, processes)
         self._region = region = Region(plan.size)
@@ -230,6 +247,14 @@ class Shared:
         """Nothing is under way in a process that has died; for the supervisor."""
         pressure.clear(self._region, self._pressure, process)
 
+    def crowd_for(self, process: int) -> Crowd:
+        """The connections of each client address, as `process` counts them."""
+        return Crowd(self._region, self._crowd, self._crowd_secret, process)
+
+    def clear_crowd(self, process: int) -> None:
+        """The connections of a process that has died are gone; for the supervisor."""
+        crowd.clear(self._region, self._crowd, process)
+
     def rings(self) -> list[Ring]:
         """The rings of all processes, for control, which writes the audit file; none without one."""
         rings = self._rings
@@ -243,6 +268,18 @@ class Shared:
         dropped = self.layout.cell("audit_dropped_total")
         cells = self.page(process).cells
         return Trail(self.audit, self._rings.ring(process - CONTROL), process, worker, wall, cells, dropped)
+
+    def limiter_with(self, locks: Locks) -> Limiter:
+        """What limits have admitted, for the process whose `locks` these are."""
+        return Limiter(self._region, self._limiter, self._limiter_secret, locks)
+
+    def concurrency_with(self, locks: Locks, process: int) -> Concurrency:
+        """What limited requests are under way, for `process`, whose `locks` these are."""
+        return Concurrency(self._region, self._concurrency, self._limiter_secret, locks, process)
+
+    def clear_concurrency(self, process: int) -> None:
+        """Nothing is under way in a process that has died; for the supervisor."""
+        concurrency.clear(self._region, self._concurrency, process)
 
     def close(self) -> None:
         """Close the descriptors; the memory itself goes when the last process has ended."""

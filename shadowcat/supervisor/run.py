@@ -276,6 +276,8 @@ class Supervisor:
             self._shared.mail.clear(member.number)
             self._shared.connections.clear(member.number)
             self._shared.clear_pressure(member.number)
+            self._shared.clear_crowd(member.number)
+            self._shared.clear_concurrency(member.number)
             self._sessions.repair(member.number)
             self._breakers.repair(member.number)
         if member.worker is not None:

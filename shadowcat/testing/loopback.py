@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from msgspec.structs import replace
 
@@ -127,6 +128,10 @@ class Peer(asyncio.Transport):
         """Whether the protocol has closed both directions."""
         return self.ending in ("closed", "aborted")
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Have another protocol under test from now on."""
+        self._protocol = cast("asyncio.Protocol", protocol)
+
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Remember the marks."""
         self._limits = (high or 0, low or 0)
@@ -209,6 +214,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 class Loopback:
     """One worker's data plane and everybody who talks to it."""
 
+    clock_ns: Callable[[], int] = staticmethod(time.monotonic_ns)
+    """The clock of rates: the machine's, since many requests in no time are more than any rate allows."""
+
     def __init__(self, config: Config) -> None:
         """Assembled as every worker is; its clock is started.
 
@@ -219,7 +227,7 @@ class Loopback:
             config = replace(config, sessions=replace(config.sessions, capacity=_SESSIONS))
         config = replace(config, max_upstreams=_UPSTREAMS, max_routes=_ROUTES)
         self._shared = Shared.create(config)
-        self.plane = assemble(config, self._shared, worker_number(0), self.loop)
+        self.plane = assemble(config, self._shared, worker_number(0), self.loop, self.clock_ns)
         self.plane.start()
 
     @property

@@ -186,7 +186,7 @@ def slot_of(proxy: Stage, session: str) -> Session:
 
 def sibling(proxy: Stage) -> DataPlane:
     """The next worker's data plane, over the same shared memory; its clock does not run."""
-    return assemble(proxy.config, proxy._shared, worker_number(1), proxy.loop)
+    return assemble(proxy.config, proxy._shared, worker_number(1), proxy.loop, proxy.clock_ns)
 
 
 def caller_at(proxy: Stage, plane: DataPlane) -> Peer:

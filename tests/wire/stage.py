@@ -13,11 +13,13 @@ from shadowcat.config.model import (
     Breaker,
     Config,
     Http,
+    Limits,
     Outlier,
     Policy,
     Pool,
     Retry,
     Route,
+    RouteLimits,
     Sessions,
     Timeouts,
     Upstream,
@@ -101,6 +103,10 @@ class Stage(Loopback):
         super().__init__(config)
         self.config = config
 
+    def clock_ns(self) -> int:  # type: ignore[override]
+        """Rates go by the clock that the test moves."""
+        return round(self.loop.time() * 1e9)
+
     def caller(self, peer: str = HERE, own: str = HERE) -> Peer:
         """A client from `peer` that has connected to the listener on `own`."""
         return _Caller(self, peer, own)
@@ -158,6 +164,8 @@ def stage(
     routes: Sequence[Route] = (),
     workers: int = 1,
     auth: Auth | None = None,
+    limits: RouteLimits | None = None,
+    host_limits: Limits | None = None,
     policy: Policy | None = None,
     **options: Any,
 ) -> Iterator[Stage]:
@@ -178,6 +186,7 @@ def stage(
         policy=policy,
         breaker=breaker,
         outlier=outlier,
+        limits=limits,
     )
     config = Config(
         workers=workers,
@@ -185,6 +194,7 @@ def stage(
         routes=[route, *routes],
         http=Http(**http or {}),
         sessions=Sessions(**{"capacity": 64} | (sessions or {})),
+        limits=host_limits or Limits(capacity=1024),
         **options,
     )
     validate(config)

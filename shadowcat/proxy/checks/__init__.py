@@ -31,4 +31,7 @@ class Check(Protocol):
             client: Who sent it.
             messages: Those of a batch; otherwise the one message, None for GET and DELETE.
             session: The session it belongs to, which was found, and is the caller's.
+
+        Raises:
+            LockBusyError: It cannot be told yet; nothing has changed, and it is asked again.
         """

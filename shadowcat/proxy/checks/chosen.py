@@ -23,6 +23,8 @@ def checks_of(plane: DataPlane, route: Route, section: model.Route) -> Sequence[
     checks: list[Check] = []
     if plane.audit is not None and plane.audit.room is not None:
         checks.append(plane.audit.room)
+    if route.limits is not None:
+        checks.append(route.limits)
     if route.tools.hides_any:
         checks.append(HiddenTools(route.tools))
     if has_rules(section):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
-from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import Kind, peek
 from shadowcat.policy.forwarded import is_loopback
 from shadowcat.policy.inspect import inspect
@@ -18,27 +16,18 @@ from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.clients.kept import Kept
 from shadowcat.proxy.clients.own_answer import OwnAnswer
 from shadowcat.proxy.clients.pages import Verdict, Visit
+from shadowcat.proxy.clients.patience import DRAIN_GRACE, LINGER_LIMIT, LINGER_TIME, PIPELINE_LIMIT
 from shadowcat.proxy.clients.request_reader import Broken, RequestReader, Stage
 from shadowcat.proxy.clients.template import RequestTemplate
 from shadowcat.proxy.clients.waiter import Waiter
 from shadowcat.proxy.exchanges.exchange import Exchange
-from shadowcat.proxy.flow import HIGH_WATER, LOW_WATER, limit_silence, reset, unacknowledged
+from shadowcat.proxy.flow import limit_reader, peer_of, reset, unacknowledged
 from shadowcat.proxy.overload.stock import SMALL
 from shadowcat.proxy.wheel import TICK
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.limits.entrance import LockWaiter
     from shadowcat.proxy.plane import DataPlane
-
-_PIPELINE_LIMIT: Final = 64 * 1024
-"""Bytes that may arrive behind an unanswered request. Reading is never paused meanwhile, because uvloop
-reports no end of file while it is, and a client that leaves must be noticed."""
-_LINGER_TIME: Final = 2.0
-"""Seconds and bytes for which a client may go on sending after its last answer."""
-_LINGER_LIMIT: Final = 1024 * 1024
-_DRAIN_GRACE: Final = 1.0
-"""How long an idle connection may still send a request once the worker drains, in seconds: closing it at once
-would lose a request that is on its way."""
-
 
 # An Enum member costs three look-ups; these run several times per request.
 _READING, _ANSWERING = State.READING, State.ANSWERING
@@ -63,6 +52,7 @@ class ClientConnection(Kept):
         "_reader",
         "_requests_left",
         "_short_limit",
+        "_since",
         "_stage",
         "_state",
         "_transport",
@@ -88,9 +78,11 @@ class ClientConnection(Kept):
         self._state = _READING
         self._stage = _IDLE
         """The reader's stage for which the deadline was set."""
+        self._since = 0.0
+        """When it began."""
         self._exchange: Exchange | None = None
-        self._waiter: Waiter | Visit | None = None
-        """A request whose token cannot be judged yet."""
+        self._waiter: Waiter | LockWaiter | Visit | None = None
+        """A request that cannot be judged yet."""
         self._requests_left = plane.http.max_requests
         self.last_request = False
         """Whether the present request is the last one this connection may carry."""
@@ -106,12 +98,14 @@ class ClientConnection(Kept):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The client has connected."""
-        self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass.
-        transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
-        limit_silence(transport, self._plane.http.write_timeout)
-        peer = transport.get_extra_info("peername")
+        transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass.
+        self.serve(transport, peer_of(transport))
+
+    def serve(self, transport: asyncio.Transport, address: str) -> None:
+        """Begin with a client whose IP address is this."""
+        self._transport = transport
+        limit_reader(transport, self._plane.http.write_timeout)
         own = transport.get_extra_info("sockname")
-        address = str(peer[0]) if isinstance(peer, tuple) else "unknown"
         self.address = address.encode()
         heads = self._plane.heads_for(
             loopback=isinstance(own, tuple) and is_loopback(str(own[0])),
@@ -132,7 +126,7 @@ class ClientConnection(Kept):
                 plane.refresh()
             if reader.buffer:
                 reader.buffer += data
-                if self._paused and len(reader.buffer) > _PIPELINE_LIMIT:
+                if self._paused and len(reader.buffer) > PIPELINE_LIMIT:
                     self._lose()
                     return
             else:
@@ -148,11 +142,11 @@ class ClientConnection(Kept):
             self._work()
         elif state is _ANSWERING:
             reader.buffer += data
-            if len(reader.buffer) > _PIPELINE_LIMIT:
+            if len(reader.buffer) > PIPELINE_LIMIT:
                 self._lose()
         elif state is _LINGERING:
             self._discarded += len(data)
-            if self._discarded > _LINGER_LIMIT:
+            if self._discarded > LINGER_LIMIT:
                 self._lose()
 
     def eof_received(self) -> bool:
@@ -207,10 +201,13 @@ class ClientConnection(Kept):
             self._linger()
         elif self._state is not _READING or self._paused:
             self._lose()  # It has taken nothing of its answer for too long, or lingers.
-        elif self._reader.stage is Stage.HEAD:
-            self._break_off(self._reader.broken(Denial(Refusal.HEAD_TIMEOUT)))
-        elif self._reader.stage is Stage.BODY:
-            self._break_off(self._reader.broken(Denial(Refusal.BODY_TIMEOUT)))
+        elif self._reader.stage is not _IDLE:
+            if (deadline := self._reader.due(self._since)) > now:
+                self._plane.wheel.set(self, deadline)
+            else:
+                self._break_off(self._reader.late())
+        elif unacknowledged(self._transport):
+            self._finish()  # The kernel would keep a closed one for as long as the client does not read.
         else:
             self._close()
 
@@ -242,16 +239,15 @@ class ClientConnection(Kept):
         if stage is self._stage:
             return
         self._stage = stage
-        http = self._plane.http
         template = self._reader.template
         if stage is Stage.BODY and template is not None and template.halts:
             # Decided on the head, so that nobody is asked for a body that is not wanted.
-            denial = self._plane.admission.judge(template, self)
+            denial = self._plane.entrance.judge(self, template, None)
             if isinstance(denial, Denial):
                 self._break_off(self._reader.broken(denial))
                 return
-        timeout = http.body_timeout if stage is Stage.BODY else http.head_timeout
-        self._plane.wheel.set(self, self._plane.clock() + timeout)
+        self._since = since = self._plane.clock()
+        self._plane.wheel.set(self, self._reader.due(since))
         if self._reader.wants_continue:
             self.write(CONTINUE)
 
@@ -304,22 +300,19 @@ class ClientConnection(Kept):
             denial = None if template.refusal is None else Denial(template.refusal)
             self._answer(OwnAnswer(denial, template, body, values))
             return True
-        admission = template.page or self._plane.admission
-        verdict = admission.judge(template, self)
-        if verdict is None:
+        found = self._plane.entrance.admit(self, template, values, body)
+        if found is None:
             return False
-        decided = partial(self._decided, template, values, body)
-        found = verdict if isinstance(verdict, Denial) else admission.wait(template, verdict, decided, self)
         if isinstance(found, Denial):
-            decided(found)
+            self.decided(template, values, body, found)
         else:
             self._state, self._waiter, self.deadline = _ANSWERING, found, inf
         return True
 
-    def _decided(
+    def decided(
         self, template: RequestTemplate, values: tuple[bytes, ...], body: bytes, verdict: Verdict
     ) -> None:
-        """The request that waited is let through, or not."""
+        """A request is let through, or not; it may have waited for that."""
         self._waiter = None
         if verdict is None:
             self._begin(template, values, body)
@@ -368,7 +361,7 @@ class ClientConnection(Kept):
 
     def drain(self) -> None:
         """The worker is about to stop: answer what was asked, then close."""
-        self._keepalive = TICK + _DRAIN_GRACE
+        self._keepalive = TICK + DRAIN_GRACE
         if self._exchange is not None:
             self._exchange.end_stream()
         elif self._state is _READING and self._reader.stage is _IDLE:
@@ -424,7 +417,7 @@ class ClientConnection(Kept):
             self._lose()
             return
         self._unsent = unsent
-        timeout = self._plane.http.write_timeout if unsent else _LINGER_TIME
+        timeout = self._plane.http.write_timeout if unsent else LINGER_TIME
         self._plane.wheel.set(self, self._plane.clock() + timeout)
 
     def _close(self) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from shadowcat.proxy.clients.request_reader import RequestReader
     from shadowcat.proxy.clients.waiter import Waiter
     from shadowcat.proxy.exchanges.exchange import Exchange
+    from shadowcat.proxy.limits.entrance import LockWaiter
 
 _READING: Final = State.READING
 _CLOSED: Final = State.CLOSED
@@ -33,7 +34,7 @@ class Kept(asyncio.Protocol, Timed):
     _reader: RequestReader
     _state: State
     _transport: asyncio.Transport
-    _waiter: Waiter | Visit | None
+    _waiter: Waiter | LockWaiter | Visit | None
 
     def touch(self, now_ns: int) -> None:
         """Some time has passed: see `Exchange.touch`."""

@@ -9,7 +9,7 @@ from shadowcat.errors import Refusal
 from shadowcat.http1.memo import Cut, Cutter, Memo, Recall
 from shadowcat.http1.request import HeadLimits, RequestHead, parse_request_head
 from shadowcat.mcp.eras import Era, era_of
-from shadowcat.policy.forwarded import describe
+from shadowcat.policy.forwarded import Forwarded, TrustedProxies, describe
 from shadowcat.policy.guard import Guard
 from shadowcat.policy.inspect import has_foreign_charset
 from shadowcat.proxy.clients.pages import Pages
@@ -45,7 +45,7 @@ class RequestHeads:
     their own, because what a head is allowed depends on where it comes from.
     """
 
-    __slots__ = ("_cutter", "_guard", "_kinds", "_limits", "_memo", "_pages", "_routes", "_trusted", "limit")
+    __slots__ = ("_believed", "_cutter", "_guard", "_kinds", "_limits", "_memo", "_pages", "_routes", "limit")
 
     def __init__(
         self,
@@ -53,21 +53,22 @@ class RequestHeads:
         routes: RouteTable,
         guard: Guard,
         kinds: Kinds,
-        pages: Pages | None = None,
-        *,
-        trusted: bool,
+        pages: Pages | None,
+        believed: TrustedProxies | None,
     ) -> None:
-        """`trusted` tells whether X-Forwarded-* fields are believed."""
+        """`believed` are all trusted proxies, for connections from one of them; None for those of others."""
         self._pages = pages
         self._kinds = kinds
-        self._trusted = trusted
         self._cutter = Cutter(_VARYING)
         self._memo: Memo[RequestTemplate] = Memo(_MOST_HEADS, _MOST_BYTES)
-        self.configure(http, routes, guard)
+        self.configure(http, routes, guard, believed)
 
-    def configure(self, http: Http, routes: RouteTable, guard: Guard) -> None:
+    def configure(
+        self, http: Http, routes: RouteTable, guard: Guard, believed: TrustedProxies | None
+    ) -> None:
         """Go by these from now on, and forget all heads that were judged by others."""
         self._guard = guard
+        self._believed = believed
         self._limits = HeadLimits(http.head_limit, http.target_limit, http.max_fields)
         self.limit = http.head_limit
         self._routes = routes
@@ -127,6 +128,10 @@ class RequestHeads:
             refusal = Refusal.SESSION_REPEATED
         elif has_foreign_charset(head.values(b"content-type")):
             refusal = Refusal.CHARSET
+        forwarded = describe(head.named, head.host, believed=self._believed)
+        if isinstance(forwarded, Refusal):
+            refusal = forwarded
+            forwarded = Forwarded(b"", head.host, b"http")
         refusal = self._guard.check(head.host, head.values(b"origin")) or refusal
         described = self._routes.described(head.target.path)
         if described is not None:
@@ -138,7 +143,6 @@ class RequestHeads:
         if page is not None and self._pages is not None:
             route, suffix = None, b""
             refusal = self._guard.check(head.host, head.values(b"origin")) or self._pages.refuse(page, head)
-        forwarded = describe(head.named, head.host, trusted=self._trusted)
         if route is not None and route.access is not None and route.access.forwards:
             tokens = [(_TOKEN, b"Authorization", value) for value in head.values(_TOKEN)]
             head = head._replace(forwarded=(*head.forwarded, *tokens))

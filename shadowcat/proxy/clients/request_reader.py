@@ -9,11 +9,21 @@ from shadowcat.config.model import Http
 from shadowcat.errors import Refusal
 from shadowcat.http1.chunks import ChunkError, ChunkReader
 from shadowcat.proxy.clients.denial import Denial
+from shadowcat.proxy.clients.patience import body_deadline
 from shadowcat.proxy.clients.request_heads import RequestHeads
 from shadowcat.proxy.clients.template import RequestTemplate
 from shadowcat.proxy.overload.stock import SMALL, Stock
 
 _LONGEST_METHOD_AND_VERSION: Final = 32
+_MOST_PIECES: Final = 1024
+"""Pieces of a body before they are put together: each takes 40 bytes beside its content, which may be one."""
+_STEP: Final = 16 * 1024
+"""Bytes of a chunked body that are read before it is asked whether the rest is worth it: each chunk takes
+1 µs, and a read of 256 KiB may have 43,000."""
+_FREE_FRAMING: Final = 16 * 1024
+_CONTENT_PER_FRAMING: Final = 4
+"""Chunks, of whatever size, may have so many bytes of framing; beyond it, one for so many bytes of content: a
+body of 4 MiB in chunks of one byte would take as many seconds."""
 
 
 class Stage(Enum):
@@ -58,6 +68,7 @@ class RequestReader:
     __slots__ = (
         "_body",
         "_chunks",
+        "_framing",
         "_heads",
         "_http",
         "_left",
@@ -86,6 +97,8 @@ class RequestReader:
         self._values: tuple[bytes, ...] = ()
         self._body: list[bytes] = []
         self._size = 0
+        self._framing = 0
+        """Bytes of a chunked body that are no content."""
         self._left = 0
         self._chunks: ChunkReader | None = None
 
@@ -112,6 +125,23 @@ class RequestReader:
     def broken(self, denial: Denial) -> Broken:
         """Give up on the request that is being read."""
         return Broken(denial, self._template, self._values if self._template is not None else ())
+
+    def due(self, since: float) -> float:
+        """Until when the rest of what is being read is waited for; it is looked at again then.
+
+        Absolute from the part's first byte: a byte now and then must not buy more time.
+
+        Args:
+            since: When the head, or the body behind it, began.
+        """
+        http = self._http
+        if self.stage is not _BODY:
+            return since + http.head_timeout
+        return body_deadline(since, self._size, http.body_timeout, http.body_min_rate)
+
+    def late(self) -> Broken:
+        """Give up on what did not come in time."""
+        return self.broken(Denial(Refusal.BODY_TIMEOUT if self.stage is _BODY else Refusal.HEAD_TIMEOUT))
 
     def forget(self) -> None:
         """Between requests, keep nothing of the last one."""
@@ -148,7 +178,7 @@ class RequestReader:
         if length > SMALL and not self._hold(length):
             return self.broken(Denial(Refusal.OUT_OF_MEMORY))
         self.buffer = data[end:]
-        self._size = 0
+        self._size = self._framing = 0
         self._left = length
         self._chunks = ChunkReader(decode=True) if template.chunked else None
         self.stage = _BODY
@@ -181,24 +211,15 @@ class RequestReader:
             part = data[: self._left]
             self._left -= len(part)
             self._size += len(part)
-            self._body.append(part)
+            self._keep(part)
             if self._left:
                 return None
             self.buffer = data[len(part) :]
         else:
-            try:
-                content = self._chunks.feed(data)
-            except ChunkError:
-                return self.broken(Denial(Refusal.BAD_CHUNK))
-            self._size += len(content)
-            if self._size > self._http.body_limit:
-                return self.broken(Denial(Refusal.BODY_TOO_LARGE))
-            if self._size > SMALL and not self._hold(len(content)):
-                return self.broken(Denial(Refusal.OUT_OF_MEMORY))
-            self._body.append(content)
-            if not self._chunks.done:
-                return None
-            self.buffer = self._chunks.excess
+            excess = self._read_chunks(self._chunks, data)
+            if not isinstance(excess, bytes):
+                return excess
+            self.buffer = excess
         template = self._template
         assert template is not None
         request = Request(template, self._values, b"".join(self._body))
@@ -207,3 +228,29 @@ class RequestReader:
         self._chunks = None
         self.stage = _IDLE
         return request
+
+    def _read_chunks(self, chunks: ChunkReader, data: bytes) -> bytes | Broken | None:
+        """Read on in a chunked body: what follows it, None before its end."""
+        for at in range(0, len(data), _STEP):
+            piece = data[at : at + _STEP]
+            try:
+                content = chunks.feed(piece)
+            except ChunkError:
+                return self.broken(Denial(Refusal.BAD_CHUNK))
+            self._size += len(content)
+            if self._size > self._http.body_limit:
+                return self.broken(Denial(Refusal.BODY_TOO_LARGE))
+            if self._size > SMALL and not self._hold(len(content)):
+                return self.broken(Denial(Refusal.OUT_OF_MEMORY))
+            self._keep(content)
+            if chunks.done:
+                return chunks.excess + data[at + _STEP :]
+            self._framing += len(piece) - len(content)
+            if self._framing > _FREE_FRAMING + self._size // _CONTENT_PER_FRAMING:
+                return self.broken(Denial(Refusal.BAD_CHUNK, detail="its chunks are too small"))
+        return None
+
+    def _keep(self, piece: bytes) -> None:
+        self._body.append(piece)
+        if len(self._body) > _MOST_PIECES:
+            self._body = [b"".join(self._body)]

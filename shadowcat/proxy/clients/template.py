@@ -67,6 +67,7 @@ class RequestTemplate:
         "_written",
         "admitted",
         "audit_note",
+        "chain",
         "chunked",
         "cors",
         "document",
@@ -160,10 +161,13 @@ class RequestTemplate:
         self.admitted: Admitted | None = None
         """What was last found out about the token, to be checked anew. What it says of the principal holds
         for every request that was let through with this head."""
-        self.halts = refusal is not None or route is None or is_judged
-        """Whether such a request does not simply begin: it is refused, answered, or its token is judged."""
+        is_limited = route is not None and route.is_limited_ahead and self.preflight is None
+        self.halts = refusal is not None or route is None or is_judged or is_limited
+        """Whether such a request does not simply begin: it is refused, answered, counted, or judged."""
         self._lines = head.forwarded
         self._forwarded = forwarded
+        self.chain = forwarded.chain
+        """X-Forwarded-For as received from a trusted proxy; empty otherwise."""
         self._holes = tuple(holes)
         self._mirrored = _NOTHING_MIRRORED
         self._name_hole = -1
@@ -213,9 +217,9 @@ class RequestTemplate:
         self.admitted = admitted
 
     @property
-    def chain(self) -> bytes:
-        """X-Forwarded-For as received from a trusted proxy; empty otherwise."""
-        return self._forwarded.chain
+    def plain_method(self) -> str | None:
+        """The method that the head names; None if that is not told, or not plainly."""
+        return self._plain_method
 
     @property
     def host(self) -> bytes:

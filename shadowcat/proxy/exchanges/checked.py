@@ -1,8 +1,13 @@
-"""Exchanges of routes that check requests: once each, when the session is known and no upstream is chosen."""
+"""Exchanges of routes that check requests: once each, when the session is known and no upstream is chosen.
+
+A check that cannot tell yet, because another process holds a lock, is asked again from a 1 ms timer; the ones
+before it are not. After 50 ms the request is refused.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from shadowcat.errors import Refusal
@@ -10,11 +15,18 @@ from shadowcat.mcp.envelope import Envelope
 from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.exchanges.batch_exchange import BatchExchange
 from shadowcat.proxy.exchanges.exchange import Exchange
+from shadowcat.proxy.exchanges.exchange_state import State
 from shadowcat.proxy.exchanges.initialize import InitializeExchange
 from shadowcat.proxy.exchanges.session_exchange import SessionExchange
+from shadowcat.proxy.sessions.sessions import PATIENCE, RETRY
+from shadowcat.shm.locks import LockBusyError
 
 if TYPE_CHECKING:
+    from shadowcat.proxy.checks import Check
     from shadowcat.shm.sessions.table import Session
+
+_DONE: Final = State.DONE
+_Messages = Sequence[Envelope | None]
 
 
 class _Asking(Exchange):
@@ -22,14 +34,47 @@ class _Asking(Exchange):
 
     __slots__ = ()
 
-    def _ask(self, messages: Sequence[Envelope | None], session: Session | None) -> Denial | None:
+    def _ask(
+        self, checks: Sequence[Check], messages: _Messages, session: Session | None, until: float = inf
+    ) -> bool:
+        """Whether the request may go now. If not, it was refused, or goes on by itself in a moment.
+
+        Args:
+            checks: Those that are left.
+            messages: See `Check.judge`, as for the next.
+            session: The session.
+            until: When not to wait for a lock any longer.
+        """
         client = self._client
         assert client is not None
-        for check in self._route.checks:
-            denial = check.judge(self, client, messages, session)
-            if denial is not None:
-                return denial
-        return None
+        asked = 0
+        try:
+            for check in checks:
+                denial = check.judge(self, client, messages, session)
+                if denial is not None:
+                    self.deny(denial)
+                    return False
+                asked += 1
+        except LockBusyError:
+            plane = self.plane
+            now = plane.clock()
+            until = min(until, now + PATIENCE)
+            if now < until:
+                plane.loop.call_later(RETRY, self._ask_again, checks[asked:], messages, session, until)
+            else:
+                self.deny(Denial(Refusal.LIMITER_BUSY))
+            return False
+        return True
+
+    def _ask_again(
+        self, checks: Sequence[Check], messages: _Messages, session: Session | None, until: float
+    ) -> None:
+        if self.state is not _DONE and self._ask(checks, messages, session, until):
+            self._granted(session)
+
+    def _granted(self, session: Session | None) -> None:
+        """The request may go, after all."""
+        raise NotImplementedError
 
 
 class _Checked(_Asking):
@@ -39,26 +84,26 @@ class _Checked(_Asking):
 
     def start(self) -> None:
         """See whether it may be carried out, and go."""
-        denial = self._ask((self.envelope,), None)
-        if denial is None:
+        if self._ask(self._route.checks, (self.envelope,), None):
             super().start()
-        else:
-            self.deny(denial)
+
+    def _granted(self, session: Session | None) -> None:
+        super().start()
 
 
 class _CheckedInitialize(_Asking, InitializeExchange):
-    """The first request of a session."""
+    """A request for a session."""
 
     __slots__ = ()
 
     def start(self) -> None:
         """See whether it may be carried out, and go."""
-        denial = self._ask((self.envelope,), None)
-        if denial is None:
-            super().start()
-        else:
-            self.prepare()  # What was not opened is put away like what was.
-            self.deny(denial)
+        self.prepare()
+        if self._ask(self._route.checks, (self.envelope,), None):
+            self._reserve()
+
+    def _granted(self, session: Session | None) -> None:
+        self._reserve()
 
 
 class _CheckedInSession(_Asking, SessionExchange):
@@ -70,14 +115,13 @@ class _CheckedInSession(_Asking, SessionExchange):
         if not self._is_checked:
             self._is_checked = True
             self.session = session
-            denial = self._objection(session)
-            if denial is not None:
-                self.deny(denial)
+            if not self._ask(self._route.checks, (self.envelope,), session):
                 return
         super()._go(session)
 
-    def _objection(self, session: Session) -> Denial | None:
-        return self._ask((self.envelope,), session)
+    def _granted(self, session: Session | None) -> None:
+        # While it waited, the session may have moved.
+        self._find()
 
 
 class _CheckedBatch(_CheckedInSession, BatchExchange):
@@ -85,11 +129,26 @@ class _CheckedBatch(_CheckedInSession, BatchExchange):
 
     __slots__ = ()
 
-    def _objection(self, session: Session) -> Denial | None:
-        messages = self.read(session)
-        return Denial(messages) if isinstance(messages, Refusal) else self._ask(messages, session)
+    def _go(self, session: Session) -> None:
+        if not self._is_checked:
+            self._is_checked = True
+            self.session = session
+            messages = self.read(session)
+            if isinstance(messages, Refusal):
+                self.deny(Denial(messages))
+                return
+            if not self._ask(self._route.checks, messages, session):
+                return
+        super()._go(session)
 
 
+_LAYERS: Final[dict[type[Exchange], type[Exchange]]] = {
+    BatchExchange: _CheckedBatch,
+    SessionExchange: _CheckedInSession,
+    InitializeExchange: _CheckedInitialize,
+    Exchange: _Checked,
+}
+"""The first that fits."""
 _KINDS: Final[dict[type[Exchange], type[Exchange]]] = {}
 
 
@@ -97,12 +156,7 @@ def checked(kind: type[Exchange]) -> type[Exchange]:
     """The same kind of exchange, for such a route."""
     found = _KINDS.get(kind)
     if found is None:
-        if issubclass(kind, BatchExchange):
-            layer: type[Exchange] = _CheckedBatch
-        elif issubclass(kind, InitializeExchange):
-            layer = _CheckedInitialize
-        else:
-            layer = _CheckedInSession if issubclass(kind, SessionExchange) else _Checked
+        layer = next(layer for base, layer in _LAYERS.items() if issubclass(kind, base))
         made = type(f"Checked{kind.__name__}", (layer, kind), {"__slots__": ()})
         found = _KINDS[kind] = cast("type[Exchange]", made)
     return found

@@ -16,6 +16,7 @@ from shadowcat.proxy.exchanges.measured_exchange import MeasuredUnboundExchange
 from shadowcat.proxy.exchanges.presenting import presenting, renewing
 from shadowcat.proxy.exchanges.protected import protected
 from shadowcat.proxy.exchanges.queued import queued
+from shadowcat.proxy.exchanges.seated import seated
 from shadowcat.proxy.exchanges.session_exchange import SessionExchange, UnboundExchange
 from shadowcat.proxy.exchanges.stream_exchange import StreamExchange
 
@@ -76,6 +77,8 @@ def _layered(template: RequestTemplate, kind: type[Exchange]) -> type[Exchange]:
         kind = presenting(kind)
     if route.renews:
         kind = renewing(kind)
+    if route.limits is not None and route.limits.has_seats:
+        kind = seated(kind)
     if route.checks:
         kind = checked(kind)
     if route.queues and template.is_post:

@@ -24,12 +24,13 @@ from shadowcat.config.model import (
     Credential,
     Health,
     Http,
+    Limits,
     Pool,
     Route,
     Sessions,
     Upstream,
 )
-from shadowcat.config.units import Duration
+from shadowcat.config.units import Duration, Limit
 from shadowcat.errors import ConfigError
 
 A = Upstream(name="a", url="http://a/mcp", weight=3)
@@ -39,7 +40,7 @@ OTHER = Route(path="/other/mcp", upstreams=[A], pool=Pool(max_connections=5))
 CONFIG = Config(routes=[Route(upstreams=[A, B, C]), OTHER])
 LIVE = {
     "routes", "upstream_drain_timeout", "public_url", "allowed_hosts", "allowed_origins", "trusted_proxies",
-    "http", "overload",
+    "proxy_protocol", "http", "limits", "overload",
 }  # fmt: skip
 SINGLE = Config(routes=[Route(upstreams=[A])])
 
@@ -226,12 +227,14 @@ def test_what_takes_effect_without_a_restart():
         with_route(upstreams=[B]),
         workers=CONFIG.workers + 1,
         sessions=Sessions(capacity=8, per_principal=3),
+        limits=Limits(capacity=1024, global_=Limit("5/s")),
         upstream_drain_timeout=Duration(1),
     )
-    assert needs_restart(CONFIG, new) == ["workers", "sessions.capacity"]
+    assert needs_restart(CONFIG, new) == ["workers", "sessions.capacity", "limits.capacity"]
     assert applicable(CONFIG, new) == replaced(
         with_route(upstreams=[B]),
         sessions=Sessions(capacity=CONFIG.sessions.capacity, per_principal=3),
+        limits=Limits(global_=Limit("5/s")),
         upstream_drain_timeout=Duration(1),
     )
     assert needs_restart(CONFIG, applicable(CONFIG, new)) == []

@@ -26,13 +26,14 @@ from shadowcat.config.model import (
     Health,
     Http,
     Route,
+    RouteLimits,
     Section,
     Timeouts,
     Tls,
     Upstream,
 )
 from shadowcat.config.structure import is_section
-from shadowcat.config.units import Duration, Size
+from shadowcat.config.units import Duration, Limit, Size
 from shadowcat.config.urls import upstream_name
 from shadowcat.config.validate import semantic_problems
 
@@ -41,6 +42,13 @@ FORMS = ("yaml", "toml", "json")
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 
 durations = st.floats(min_value=0.001, max_value=3e7).map(Duration)
+rates = st.builds("{}/{}{}".format, st.integers(1, 1000), st.sampled_from(["", 10]), st.sampled_from("smhd"))
+limits = st.builds(
+    "{} {} {}".format,
+    rates,
+    st.sampled_from(["", "burst 3"]),
+    st.sampled_from(["", "concurrent 1"]),
+).map(Limit) | st.just(Limit("concurrent 5"))
 # What YAML, TOML and the interpolation treat as special; then what they must not take for a number.
 special = st.text(st.sampled_from("a1${}:#\"'\\-&*!|>%@`,[]~."), min_size=1)
 values = special | st.sampled_from(
@@ -97,6 +105,7 @@ def by_type(kind: Any) -> st.SearchStrategy[Any]:
         bool: st.booleans(),
         str: values,
         Duration: durations,
+        Limit: limits,
         Size: st.integers(1, 2**50).map(Size),
         types.NoneType: st.none(),
     }[kind]
@@ -160,6 +169,8 @@ SPECIAL: dict[tuple[type, str], st.SearchStrategy[Any]] = {
     (Http, "head_limit"): st.integers(2**20, 2**30).map(Size),
     (Http, "target_limit"): st.integers(1, 2**20).map(Size),
     (Route, "path"): segments,
+    # Only where somebody authenticates, which few of these routes do; one that does is in test_units.py.
+    (RouteLimits, "per_user"): st.none(),
     (Tls, "cert"): files,
     (Tls, "server_name"): st.none() | words,
     (Timeouts, "tools"): st.dictionaries(values, durations, max_size=3),

@@ -13,6 +13,7 @@ import pytest
 from shadowcat.config.model import Config, Route, Sessions, Upstream
 from shadowcat.control.closer import Closer
 from shadowcat.control.health import HealthChecker
+from shadowcat.control.limits import LimitsApi
 from shadowcat.control.main import run
 from shadowcat.control.present import Present
 from shadowcat.control.server import Admin
@@ -167,8 +168,10 @@ def host(config: Config, shared: Shared) -> Iterator[Host]:
     changes = Changes(config)
     table = shared.sessions_for(CONTROL)
     try:
-        closer = Closer(shared, table)
-        admin = Admin(Present(shared), shared, table, closer, HealthChecker(shared), changes, token=TOKEN)
+        present, closer = Present(shared), Closer(shared, table)
+        limiter, concurrency = shared.limiter_with(table.locks), shared.concurrency_with(table.locks, CONTROL)
+        limits = LimitsApi(present, limiter, concurrency)
+        admin = Admin(present, shared, table, closer, HealthChecker(shared), changes, limits, token=TOKEN)
         with serving(admin, changes) as running:
             yield running
     finally:

@@ -183,3 +183,36 @@ def test_holds_on_to_nothing_beyond_its_horizon() -> None:
     run(wheel, 5.2)
     gc.collect()
     assert gone() is None
+
+
+def test_a_crowd_is_not_dealt_with_in_one_turn() -> None:
+    wheel = Wheel(START)
+    alarms = [Alarm() for _ in range(100)]
+    for number, alarm in enumerate(alarms):
+        wheel.set(alarm, START + 0.5 + number / 1000)
+    more = [wheel.tick(START + 0.9)]
+    assert 0 < sum(len(alarm.rung) for alarm in alarms) < 50
+    wheel.set(alarms[-1], START + 5.0)
+    alarms[-2].deadline = START + 5.0
+    alarms[-3].deadline = inf
+    while more[-1]:
+        more.append(wheel.catch_up(START + 0.9))
+    assert len(more) > 2
+    assert [len(alarm.rung) for alarm in alarms] == [1] * 97 + [0] * 3
+    run(wheel, 5.0)
+    assert [len(alarm.rung) for alarm in alarms] == [1] * 97 + [0, 1, 1]
+
+
+def test_who_waits_for_a_turn_keeps_it_in_the_next_round() -> None:
+    wheel = Wheel(START)
+    early, late = [[Alarm() for _ in range(60)] for _ in range(2)]
+    for alarm in early:
+        wheel.set(alarm, START + 0.2)
+    for alarm in late:
+        wheel.set(alarm, START + 0.4)
+    assert wheel.tick(START + 0.4)
+    assert wheel.tick(START + 0.6)
+    assert [len(alarm.rung) for alarm in early] == [1] * 60
+    while wheel.catch_up(START + 0.6):
+        pass
+    assert [len(alarm.rung) for alarm in early + late] == [1] * 120

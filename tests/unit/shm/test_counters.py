@@ -8,12 +8,14 @@ from msgspec.structs import replace
 from shadowcat.config.model import Config
 from shadowcat.errors import Refusal
 from shadowcat.shm.counters import FAMILIES, STATUSES, Kind, Layout
+from shadowcat.shm.limiter import TIERS
 from shadowcat.shm.shared import Shared
 from shadowcat.testing.host import cell_of
 
 
 def numbers(labels: tuple[str, ...], config: Config) -> range:
-    counts = {(): 1, ("reason",): len(Refusal), ("route",): config.max_routes}
+    routes = config.max_routes
+    counts = {(): 1, ("reason",): len(Refusal), ("route",): routes, ("route", "tier"): routes * len(TIERS)}
     return range(counts.get(labels, config.max_upstreams))
 
 

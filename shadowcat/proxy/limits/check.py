@@ -1,0 +1,140 @@
+"""The limits of a route, and whatever may be under way at a time: asked once its session is known.
+
+All limits admit a request, or it is charged to none. A client's answers and notifications are not counted: a
+tool that waits for one would wait for ever.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from shadowcat.mcp.envelope import Envelope, Kind
+from shadowcat.policy.waits import LISTEN
+from shadowcat.proxy.clients.denial import Denial
+from shadowcat.proxy.limits.accounts import Bill, Bounded, RouteRules, Rule
+from shadowcat.proxy.limits.answers import DISCOVER, denial_of
+from shadowcat.shm.concurrency import Seats
+from shadowcat.shm.limiter import Account, Shortage
+
+if TYPE_CHECKING:
+    from shadowcat.proxy.clients.downstream import ClientConnection
+    from shadowcat.proxy.exchanges.exchange import Exchange
+    from shadowcat.proxy.limits.limits import Limits
+    from shadowcat.shm.sessions.table import Session
+
+_REQUEST: Final = Kind.REQUEST
+_NO_RULES: Final[tuple[Rule, ...]] = ()
+
+
+class LimitCheck:
+    """Asks the limits of one route."""
+
+    __slots__ = (
+        "_bills",
+        "_charge",
+        "_clock",
+        "_host",
+        "_limited",
+        "_limits",
+        "_only",
+        "_rules",
+        "asks",
+        "has_seats",
+    )
+
+    def __init__(self, limits: Limits, rules: RouteRules, limited: int) -> None:
+        """`limited` is the cell where refusals by the route's first tier are counted; the others follow."""
+        self._limits = limits
+        self._host = host = limits.host
+        self._rules = rules
+        self._limited = limited
+        own = rules.rules()
+        everything = [*own, *(rule for rule in (host.everybody, host.per_ip) if rule is not None)]
+        self.has_seats = any(rule.limit.concurrent for rule in everything)
+        """Whether there may be something to give back when a request has ended."""
+        self.asks = bool(own) or self.has_seats
+        """Whether there is anything to ask."""
+        self._only = rules.bill(None, None, _NO_RULES) if rules.depend_on_nobody else None
+        """What every request is charged to, if that is the same."""
+        self._charge = limits.limiter.charge
+        self._clock = limits.clock
+        self._bills: Bounded[tuple[str | None, bytes | None, tuple[Rule, ...]], Bill] = Bounded()
+
+    def judge(
+        self,
+        exchange: Exchange,
+        client: ClientConnection,
+        messages: Sequence[Envelope | None],
+        session: Session | None,
+    ) -> Denial | None:
+        """Why the request is not carried out; None if it may be.
+
+        Raises:
+            LockBusyError: It cannot be told yet; nothing was charged.
+        """
+        if len(messages) != 1:
+            return self._judge_batch(exchange, client, messages, session)
+        envelope = messages[0]
+        if envelope is not None and envelope.kind is not _REQUEST:
+            return None
+        bill = self._only or self._bill(exchange, client, envelope, session)
+        if self.has_seats and _takes_seat(envelope):
+            seats = [(each, 1) for each in self._seats(exchange, client, bill)]
+            charges = [(account, 1) for account in bill.accounts]
+            shortage = self._limits.begin(exchange, seats, charges)
+        else:
+            shortage = self._charge(bill.accounts, self._clock())
+        return None if shortage is None else self._deny(shortage, envelope)
+
+    def _judge_batch(
+        self,
+        exchange: Exchange,
+        client: ClientConnection,
+        messages: Sequence[Envelope | None],
+        session: Session | None,
+    ) -> Denial | None:
+        accounts: Counter[Account] = Counter()
+        seats: Counter[Seats] = Counter()
+        for envelope in messages:
+            if envelope is not None and envelope.kind is _REQUEST:
+                bill = self._bill(exchange, client, envelope, session)
+                accounts.update(bill.accounts)
+                if self.has_seats:
+                    seats.update(self._seats(exchange, client, bill))
+        shortage = self._limits.begin(exchange, list(seats.items()), list(accounts.items()))
+        return None if shortage is None else self._deny(shortage, None)
+
+    def _bill(
+        self, exchange: Exchange, client: ClientConnection, envelope: Envelope | None, session: Session | None
+    ) -> Bill:
+        rules = self._rules
+        tools = _NO_RULES
+        if rules.patterns and envelope is not None and envelope.method == "tools/call":
+            tools = rules.of_tool(envelope.name or "")
+        who = None
+        if (rules.per_user is not None or tools) and (envelope is None or envelope.method != DISCOVER):
+            template = exchange.template
+            admitted = template.admitted
+            who = admitted.principal if admitted is not None else self._limits.network(client, template)
+        key = (who, session.id if session is not None and rules.per_session is not None else None, tools)
+        bill = self._bills.get(key)
+        if bill is None:
+            name = None if key[1] is None else key[1].decode("latin-1")
+            bill = self._bills.put(key, rules.bill(who, name, tools))
+        return bill
+
+    def _seats(self, exchange: Exchange, client: ClientConnection, bill: Bill) -> tuple[Seats, ...]:
+        host = self._host
+        network = "" if host.per_ip is None else self._limits.network(client, exchange.template)
+        return host.seats(network) + bill.seats
+
+    def _deny(self, shortage: Shortage, envelope: Envelope | None) -> Denial:
+        self._limits.cells[self._limited + shortage.tier] += 1
+        return denial_of(shortage, discovers=envelope is not None and envelope.method == DISCOVER)
+
+
+def _takes_seat(envelope: Envelope | None) -> bool:
+    """Whether a request is under way in the sense of a limit: a stream that waits for events is not."""
+    return envelope is not None and envelope.method != LISTEN

@@ -1,0 +1,121 @@
+"""How many requests of a key are under way, in all workers together.
+
+A table of buckets of eight entries; an entry is the digest of a key (see shm/limiter.py), and a count for
+each process, in a block of that process:
+
+    digests       one cache line for each bucket, under the lock line of its first byte
+    counts        for each process a word for each entry; written by that process only
+
+To begin, a worker adds the counts up under the lock. To end it takes no lock: nobody else writes its words.
+An entry may change its owner once all of its counts are 0. What a dead process had under way goes with its
+block, which the supervisor clears.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from shadowcat.config.units import Limit
+from shadowcat.shm.limiter import WAYS, Tier, digest_of
+from shadowcat.shm.locks import LockBusyError, Locks
+from shadowcat.shm.region import LINE, WORD, Area, Plan, Region
+
+_SHARE: Final = 8
+"""Of so many keys that are remembered, one may have something under way."""
+
+
+class ConcurrencyAreas(NamedTuple):
+    """Where the table is."""
+
+    digests: Area
+    counts: Area
+    entries: int
+
+
+def plan_concurrency(plan: Plan, capacity: int, processes: int) -> ConcurrencyAreas:
+    """Set the memory aside; `capacity` is that of the limiter."""
+    buckets = -(-capacity // (_SHARE * WAYS))
+    entries = buckets * WAYS
+    return ConcurrencyAreas(plan.add(buckets * LINE), plan.add(processes * entries * WORD), entries)
+
+
+def clear(region: Region, areas: ConcurrencyAreas, process: int) -> None:
+    """Nothing is under way in a process that has died; for the supervisor."""
+    length = areas.entries * WORD
+    region.view(areas.counts.offset + process * length, length)[:] = bytes(length)
+
+
+class Seats:
+    """One key of one limit."""
+
+    __slots__ = ("bucket", "digest", "limit", "tier")
+
+    def __init__(self, tier: Tier, limit: Limit, digest: int, bucket: int) -> None:
+        self.tier = tier
+        self.limit = limit
+        self.digest = digest
+        self.bucket = bucket
+
+
+class Concurrency:
+    """The table, for one process."""
+
+    __slots__ = ("_areas", "_counts", "_digests", "_locks", "_own", "_secret")
+
+    def __init__(
+        self, region: Region, areas: ConcurrencyAreas, secret: bytes, locks: Locks, process: int
+    ) -> None:
+        """`locks` are those of `process`; `secret` is the same for all."""
+        self._areas = areas
+        self._locks = locks
+        self._secret = secret
+        self._digests = region.words(areas.digests.offset, areas.digests.length // WORD)
+        self._counts = region.words(areas.counts.offset, areas.counts.length // WORD)
+        self._own = process * areas.entries
+
+    def seats(self, tier: Tier, limit: Limit, key: bytes) -> Seats:
+        """The seats of a key, which tells it from all other keys of the tier."""
+        digest = digest_of(self._secret, tier, key)
+        return Seats(tier, limit, digest, digest % (self._areas.entries // WAYS))
+
+    def take(self, seats: Seats, count: int) -> int | None:
+        """Have so many more under way; the place to give back to, or None if that would be too many.
+
+        Raises:
+            LockBusyError: Another process has the bucket, or it is full; nothing has changed.
+        """
+        line = self._areas.digests.offset + seats.bucket * LINE
+        self._locks.acquire(line)
+        try:
+            place = self._claim(seats)
+            if self.taken(place) + count > seats.limit.concurrent:
+                return None
+            self._counts[self._own + place] += count
+            return place
+        finally:
+            self._locks.release(line)
+
+    def give_back(self, place: int, count: int) -> None:
+        """So many less are under way."""
+        self._counts[self._own + place] -= count
+
+    def taken(self, place: int) -> int:
+        """How many are under way."""
+        return sum(self._counts[place :: self._areas.entries].tolist())
+
+    def under_way(self, seats: Seats) -> int:
+        """How many requests of a key are under way."""
+        base = seats.bucket * WAYS
+        digests = self._digests[base : base + WAYS].tolist()
+        return self.taken(base + digests.index(seats.digest)) if seats.digest in digests else 0
+
+    def _claim(self, seats: Seats) -> int:
+        base = seats.bucket * WAYS
+        digests = self._digests[base : base + WAYS].tolist()
+        if seats.digest in digests:
+            return base + digests.index(seats.digest)
+        for place in range(base, base + WAYS):
+            if not self.taken(place):
+                self._digests[place] = seats.digest
+                return place
+        raise LockBusyError(f"all entries of bucket {seats.bucket} have something under way")
