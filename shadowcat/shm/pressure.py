@@ -44,11 +44,13 @@ def clear(region: Region, area: Area, process: int) -> None:
 class Pressure:
     """The blocks, as one worker writes its own and adds all of them up."""
 
-    __slots__ = ("_others", "_own", "_words", "_workers", "now_ns")
+    __slots__ = ("_levels", "_others", "_own", "_sizes", "_words", "_workers", "now_ns")
 
     def __init__(self, region: Region, area: Area, process: int, workers: range) -> None:
         """`workers` are the numbers of all processes that carry traffic, `process` that of this one."""
         self._words = region.words(area.offset, area.length // WORD)
+        self._levels = self._words[_IN_FLIGHT::_BLOCK]
+        self._sizes = self._words[_BUFFERED::_BLOCK]
         self._own = process * _BLOCK
         self._others = tuple(number * _BLOCK for number in workers if number != process)
         self._workers = len(workers)
@@ -62,7 +64,7 @@ class Pressure:
         words, own = self._words, self._own
         count = words[own] + 1
         words[own] = count
-        if sum(words[::_BLOCK]) > limit or (count > (share := limit // self._workers) and self._lack(share)):
+        if sum(self._levels) > limit or (count > (share := limit // self._workers) and self._lack(share)):
             words[own] = count - 1
             return False
         return True
@@ -99,7 +101,7 @@ class Pressure:
         words, place = self._words, self._own + _BUFFERED
         held = words[place] + size
         words[place] = held
-        if sum(words[_BUFFERED::_BLOCK]) > limit:
+        if sum(self._sizes) > limit:
             words[place] = held - size
             return False
         return True

@@ -188,6 +188,16 @@ def test_what_others_may_wait_for_does_not_wait() -> None:
         assert outcome(ask(proxy, bare("OPTIONS"))) != 503
 
 
+@pytest.mark.parametrize(("element", "waits"), [(PING, True), (NOTE, False), (ANSWER_TO_SERVER, False)])
+def test_of_batches_those_that_ask_wait(element: bytes, waits: bool) -> None:
+    with host() as proxy:
+        session = open_session(proxy, version="2025-03-26")
+        ask(proxy)
+        client = ask(proxy, in_session(session, b"[%b]" % element))
+        is_under_way = len(arrived(proxy)) == 2 or outcome(client) == 202
+        assert is_under_way is not waits
+
+
 def test_a_stream_of_notices_leaves_room_for_requests() -> None:
     with host() as proxy:
         ask(proxy, post(message("subscriptions/listen", None), MODERN))

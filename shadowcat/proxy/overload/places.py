@@ -69,7 +69,10 @@ class Places:
 
     def enter(self, exchange: Queued, envelope: Envelope | None, rank: Rank) -> bool:
         """Whether it may begin. If not, it is refused, or is told by `its_turn`."""
-        if envelope is None or not _counts(exchange, envelope):
+        if envelope is None or envelope.kind is not _REQUEST:
+            if not _asks(exchange, envelope):
+                return True
+        elif envelope.method == LISTEN:
             return True
         # Whoever waits was here before.
         if not self._line and self._pressure.enter(self._limit):
@@ -143,12 +146,9 @@ class Places:
         self._pressure.wait(len(self._line))
 
 
-def _counts(exchange: Queued, envelope: Envelope) -> bool:
-    """Whether it takes a place. What others wait for must not wait for them: an answer to a server."""
-    kind = envelope.kind
-    if kind is _REQUEST:
-        return envelope.method != LISTEN
-    if kind is not Kind.BATCH:
+def _asks(exchange: Queued, envelope: Envelope | None) -> bool:
+    """Whether what is no single request is a batch of some. Anything else may be what others wait for."""
+    if envelope is None or envelope.kind is not Kind.BATCH:
         return False
     batch = read_batch(exchange.body)
     return not isinstance(batch, Refusal) and kind_of(batch) is _REQUEST
