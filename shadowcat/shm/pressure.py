@@ -55,7 +55,7 @@ class Pressure:
         self._others = tuple(number * _BLOCK for number in workers if number != process)
         self._workers = len(workers)
         self.now_ns = 0
-        """CLOCK_MONOTONIC, as of up to 0.1 s ago."""
+        """CLOCK_MONOTONIC, as of the last `wait`; to be set before it."""
 
     # Requests.
 

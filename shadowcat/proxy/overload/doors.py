@@ -127,7 +127,7 @@ class Doors:
             found = nlargest(
                 _MOST_LOOKED_UP, ((client.idle_for(now), id(client), client) for client in self._clients)
             )
-            self._idle = [client for seconds, _, client in reversed(found) if seconds >= _LEAST_IDLE]
+            self._idle = [client for _, _, client in reversed(found)]
         while self._idle:
             client = self._idle.pop()
             if client.idle_for(now) >= _LEAST_IDLE:

@@ -100,7 +100,6 @@ class Places:
 
     def publish(self) -> None:
         """Put the present levels where metrics come from; called ten times a second."""
-        self._pressure.now_ns = int(self._plane.clock() * NANOSECONDS)
         cells, meters = self._plane.cells, self._plane.meters
         cells[meters.overload_queue] = len(self._line)
         cells[meters.overload_in_flight] = len(self._held)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowcat.config.load import load_config
+from shadowcat.config.load import dump, load_config
 from shadowcat.config.model import Config, Overload
 from shadowcat.config.units import Duration, Size
 from shadowcat.errors import ConfigError
@@ -36,6 +36,14 @@ def test_what_may_be_written(tmp_path: Path) -> None:
     text = "overload: {max_connections: 9, max_in_flight: 4, queue: 0, queue_timeout: 0s, max_buffered: 4MiB}"
     section = load(tmp_path, text, ", priority: high").overload
     assert (section.max_connections, section.max_in_flight, section.queue) == (9, 4, 0)
+
+
+@pytest.mark.parametrize("form", ["yaml", "toml", "json"])
+def test_it_can_be_written_and_read(tmp_path: Path, form: str) -> None:
+    config = load(tmp_path, "overload: {max_in_flight: 4, queue: 7}", ", priority: low")
+    file = tmp_path / f"again.{form}"
+    file.write_bytes(dump(config, form))
+    assert load_config(file, {}, {}) == config
 
 
 @pytest.mark.parametrize(
