@@ -53,7 +53,9 @@ class Options:
         overrides = self.overrides
         if self.demo:
             assert demo_url is not None
-            overrides = overrides | {"routes": routes_for([f"demo={demo_url}"])}
+            # The instructions that it prints name the path.
+            (route,) = routes_for([f"demo={demo_url}"])
+            overrides = overrides | {"routes": [{"path": "/mcp"} | route]}
         from_environment = any(name.startswith(f"{PREFIX}ROUTES") for name in environ)
         if self.file is None and "routes" not in overrides and not from_environment:
             raise click.UsageError(NO_UPSTREAM)
@@ -61,8 +63,8 @@ class Options:
 
 
 def routes_for(upstreams: list[str], strategy: str | None = None) -> list[dict[str, Any]]:
-    """One route /mcp to upstreams written ``[name=]URL[,weight=N]``."""
-    route = {"path": "/mcp", "upstreams": [_upstream(text) for text in upstreams]}
+    """One route, by default /mcp, to upstreams written ``[name=]URL[,weight=N]``."""
+    route = {"upstreams": [_upstream(text) for text in upstreams]}
     return [route | ({"balance": {"strategy": strategy}} if strategy else {})]
 
 
@@ -149,8 +151,8 @@ _OPTIONS: Final = (
         "--upstream",
         metavar="[NAME=]URL[,weight=N]",
         multiple=True,
-        help="MCP server behind /mcp; several share the load, by weight (1 to 100). Replaces the"
-        " routes of the configuration.",
+        help="MCP server behind /mcp; several share the load, by weight (1 to 100). If the configuration"
+        " has a route, these take the place of its upstreams.",
     ),
     click.option(
         "--strategy",

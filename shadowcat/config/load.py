@@ -29,7 +29,8 @@ def load_config(path: Path | None, environ: Mapping[str, str], overrides: Mappin
     Args:
         path: A YAML, TOML or JSON file, told apart by suffix; None for no file.
         environ: Variables for ``${…}`` in the file and for ``SHADOWCAT_…``.
-        overrides: What the command line says, nested like the file. Lists replace lists.
+        overrides: What the command line says, nested like the file. Lists replace lists; but a route takes
+            only the place of what it says itself: who names upstreams has not switched `auth` off.
 
     Raises:
         ConfigError: It cannot be used; the message lists every problem with its path.
@@ -45,7 +46,7 @@ def load_config(path: Path | None, environ: Mapping[str, str], overrides: Mappin
         if isinstance(raw.setdefault("routes", []), list):
             raw["routes"] += routes
     overlay(raw, environ, Config, problems)
-    _merge(raw, overrides)
+    _merge(raw, _with_present_route(raw, overrides, problems))
     # TOML, environment and command line have no null; YAML 1.1 habits make a boolean of it.
     if raw.get("admin") == _OFF or raw.get("admin") is False:
         raw["admin"] = None
@@ -78,12 +79,14 @@ def check_files(config: Config) -> None:
             for key in ("ca", "cert", "key"):
                 name = getattr(upstream.tls, key, None)
                 if name is not None and (reason := _unreadable(name)):
-                    problems.append(f"routes[{i}].upstreams[{j}].tls.{key}: cannot read {name}: {reason}")
+                    problems.append(
+                        f"routes[{i}].upstreams[{j}].tls.{key}: cannot read {_shown(name)}: {reason}"
+                    )
             assertion = upstream.credential and upstream.credential.assertion
             name = assertion.key if assertion else None
             if name is not None and (reason := _unreadable(name)):
                 where = f"routes[{i}].upstreams[{j}].credential.assertion.key"
-                problems.append(f"{where}: cannot read {name}: {reason}")
+                problems.append(f"{where}: cannot read {_shown(name)}: {reason}")
     if problems:
         raise ConfigError(listing("configuration", problems))
 
@@ -107,12 +110,33 @@ def _read(path: Path) -> dict[str, Any]:
     return parse(data, form, str(path))
 
 
+def _with_present_route(
+    raw: dict[str, Any], overrides: Mapping[str, Any], problems: list[str]
+) -> Mapping[str, Any]:
+    """The overrides, with the rest of the route that they are about."""
+    present = raw.get("routes")
+    if not overrides.get("routes") or not isinstance(present, list) or not present:
+        return overrides
+    if len(present) > 1:
+        problems.append(
+            f"routes: the command line names upstreams, and there are {len(present)} routes that they could "
+            "be for: name them in the file"
+        )
+    (given,) = overrides["routes"]
+    return {**overrides, "routes": [{**present[0], **given}] if isinstance(present[0], dict) else present}
+
+
 def _merge(raw: dict[str, Any], overrides: Mapping[str, Any]) -> None:
     for key, value in overrides.items():
         if isinstance(value, dict) and isinstance(raw.get(key), dict):
             _merge(raw[key], value)
         else:
             raw[key] = value
+
+
+def _shown(name: str) -> str:
+    """A file's name, unless somebody has written a key itself in its place."""
+    return name if "-----BEGIN" not in name else "a file of that name (it looks like PEM: write a file name)"
 
 
 def _unreadable(name: str) -> str | None:

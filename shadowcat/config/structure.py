@@ -133,7 +133,11 @@ def _quantity(kind: type, value: Any) -> Any:
 
 
 def _reword(message: str, value: Any, kind: Any) -> str:
-    """The words of msgspec in a user's terms. What was to be text is not repeated: it may be a secret."""
+    """The words of msgspec in a user's terms.
+
+    What was to be text is not repeated: it may be a secret; as may be a text in place of a section, such as
+    `credential: ${TOKEN}`.
+    """
     if message.startswith("Invalid enum value"):
         choices = next(
             typing.get_args(option) for option in members(kind) if typing.get_origin(option) is typing.Literal
@@ -148,6 +152,8 @@ def _reword(message: str, value: Any, kind: Any) -> str:
         got = "nothing" if value is None else "a list" if isinstance(value, list) else "a section of keys"
     elif "str" in wanted.split(" | "):
         got = f"{_NAMES.get(type(value).__name__, type(value).__name__)}: put it in quotes"
+    elif isinstance(value, str) and not {"object", "array"}.isdisjoint(wanted.split(" | ")):
+        got = "text"
     else:
         got = f"{str(value).lower()}" if isinstance(value, bool) else repr(value)
     return f"expected {names}{bound}, got {got}"

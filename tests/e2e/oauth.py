@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,9 +33,9 @@ from tests.e2e.sdk import session
 READ, ADMIN = "mcp:read", "mcp:admin"
 
 
-def _http(**options: Any) -> httpx2.AsyncClient:
-    # There is no TLS here, and reading all the certificates of the world takes longer than a test.
-    return httpx2.AsyncClient(verify=False, **options)
+def _http(trust: ssl.SSLContext | None = None, **options: Any) -> httpx2.AsyncClient:
+    # Mostly there is no TLS here, and reading all the certificates of the world takes longer than a test.
+    return httpx2.AsyncClient(verify=False if trust is None else trust, **options)
 
 
 @dataclass
@@ -43,11 +44,13 @@ class Login:
 
     Attributes:
         subject: Who approves at the mock server; None for its default.
+        trust: Whose certificates are accepted, where there is TLS.
         answers: "METHOD path status" of every exchange, the client's OAuth requests included.
         opened: The authorization URLs the browser was sent to.
     """
 
     subject: str | None = None
+    trust: ssl.SSLContext | None = None
     answers: list[str] = field(default_factory=list)
     opened: list[str] = field(default_factory=list)
     tokens: OAuthToken | None = None
@@ -69,7 +72,7 @@ class Login:
     async def _open(self, url: str) -> None:
         self.opened.append(url)
         hint = f"&login_hint={self.subject}" if self.subject else ""
-        async with _http() as browser:
+        async with _http(self.trust) as browser:
             response = await browser.get(url + hint, follow_redirects=False)
         assert response.status_code == 302, response.text
         self._sent_back = parse_qs(urlsplit(response.headers["location"]).query)
@@ -89,7 +92,7 @@ class Login:
         """Connect an SDK client that gets its tokens by itself, use it, and close it."""
         metadata = OAuthClientMetadata(redirect_uris=[AnyUrl(REDIRECT_URI)], client_name="a test")
         provider = OAuthClientProvider(url, metadata, self, self._open, self._sent)
-        http = _http(auth=provider, timeout=20, event_hooks={"response": [self._record]})
+        http = _http(self.trust, auth=provider, timeout=20, event_hooks={"response": [self._record]})
         async with http:
             await session(url, mode, use, http_client=http, **options)
 

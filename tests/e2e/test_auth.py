@@ -159,11 +159,15 @@ class Load:
 def test_keys_are_rotated_under_load(oauth: MockOAuthServer, echo: EchoUpstream) -> None:
     # The keys are not due for long: it is the unknown ones that have them fetched.
     with Shadowcat(config(oauth, echo, refresh="1h")) as cat, Load(cat, oauth) as load:
+        earlier = [good(oauth)]
         for _ in range(3):
             load.more(60)
             oauth.core.ring.rotate()
+            earlier.append(good(oauth))
         load.more(60)
         assert set(load.statuses) == {200}
+        # Nobody has withdrawn the keys before: at whichever worker, their tokens are good.
+        assert {ask(cat, token)[0] for token in earlier for _ in range(6)} == {200}
         assert 4 <= fetches(oauth) <= 8
 
 
@@ -197,6 +201,14 @@ def test_an_issuer_that_is_away(oauth: MockOAuthServer, echo: EchoUpstream) -> N
         assert json.loads(body)["error"]["code"] == -32603
         oauth.faults.clear()
         eventually(lambda: ask(cat, good(oauth, kid=new.kid))[0] == 200, what="the new key")
+
+
+def test_keys_are_where_the_configuration_says(oauth: MockOAuthServer, echo: EchoUpstream) -> None:
+    oauth.capture.clear()
+    with Shadowcat(config(oauth, echo, jwks_url=f"{oauth.issuer}/jwks")) as cat:
+        assert ask(cat, good(oauth))[0] == 200
+        assert ask(cat, good(oauth, headers={"kid": "none"}))[0] == 401
+    assert {entry.target for entry in oauth.capture.requests} == {"/jwks"}
 
 
 def test_keys_too_old_stop_everybody(oauth: MockOAuthServer, echo: EchoUpstream) -> None:

@@ -47,7 +47,7 @@ class Kept(asyncio.Protocol, Timed):
 
     def forget_verdict(self) -> None:
         """What heads are judged by has changed."""
-        self._reader.recall.forget()
+        self._reader.forget_verdict()
 
     def abort(self) -> None:
         """The worker stops now, or has no room."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Final
 
 from shadowcat.errors import Refusal
 from shadowcat.policy.line import Rank
@@ -10,6 +10,7 @@ from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.exchanges.exchange_state import State
 from shadowcat.proxy.exchanges.initialize import InitializeExchange
+from shadowcat.proxy.exchanges.layers import layered
 from shadowcat.proxy.exchanges.session_exchange import SessionExchange
 
 _DONE: Final = State.DONE
@@ -65,17 +66,8 @@ class _QueuedInSession(Queued, SessionExchange):
         super().start()
 
 
-_KINDS: Final[dict[type[Exchange], type[Exchange]]] = {}
-
-
 def queued(kind: type[Exchange]) -> type[Exchange]:
     """The same kind of exchange, for such a host."""
-    found = _KINDS.get(kind)
-    if found is None:
-        if issubclass(kind, InitializeExchange):
-            layer: type[Exchange] = _QueuedInitialize
-        else:
-            layer = _QueuedInSession if issubclass(kind, SessionExchange) else Queued
-        made = type(f"Queued{kind.__name__}", (layer, kind), {"__slots__": ()})
-        found = _KINDS[kind] = cast("type[Exchange]", made)
-    return found
+    if issubclass(kind, InitializeExchange):
+        return layered(_QueuedInitialize, kind)
+    return layered(_QueuedInSession if issubclass(kind, SessionExchange) else Queued, kind)

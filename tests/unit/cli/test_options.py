@@ -82,11 +82,11 @@ def test_what_is_not_given_does_not_hide_the_file(tmp_path):
     assert config.routes[0].path == "/x"
 
 
-def test_upstreams_replace_the_routes_of_the_file(tmp_path):
+def test_upstreams_take_the_place_of_those_of_the_file(tmp_path):
     file = tmp_path / "c.json"
     file.write_text('{"routes": [{"path": "/x", "upstreams": [{"url": "http://x/"}]}]}')
     _, _, config = invoke("--config", str(file), *UPSTREAM)
-    assert [route.path for route in config.routes] == ["/mcp"]
+    assert [(route.path, route.upstreams[0].url) for route in config.routes] == [("/x", "http://a/mcp")]
 
 
 def test_admin_off():

@@ -64,6 +64,23 @@ def test_overrides_stay_as_they_are(load):
     assert overrides == {"log": {"level": "warning"}}
 
 
+def test_upstreams_of_the_command_line_leave_the_rest_of_their_route_alone(load):
+    """Whoever protects a route in the file, or in the environment, has it protected."""
+    text = """
+routes: [{path: /team, upstreams: [{url: http://a/}], auth: {scopes: [read]}, policy: {tools: {deny: [x]}}}]
+public_url: https://mcp.example
+"""
+    environ = {"SHADOWCAT_ROUTES__0__AUTH__ISSUERS": '[{"issuer": "https://as.example"}]'}
+    overrides = {"routes": [{"upstreams": [{"url": "http://b/"}]}]}
+    (route,) = load(text, environ=environ, overrides=overrides).routes
+    assert [upstream.url for upstream in route.upstreams] == ["http://b/"]
+    assert (route.path, route.auth.scopes, route.policy.tools.deny) == ("/team", ["read"], ["x"])
+    assert overrides == {"routes": [{"upstreams": [{"url": "http://b/"}]}]}
+    twice = "routes: [{path: /a, upstreams: [{url: http://a/}]}, {path: /b, upstreams: [{url: http://a/}]}]"
+    with pytest.raises(ConfigError, match="there are 2 routes that they could be for"):
+        load(twice, overrides=overrides)
+
+
 def test_overrides_replace_lists(load):
     config = load(YAML, overrides={"routes": [{"upstreams": [{"url": "http://b/"}]}]})
     assert [upstream.url for route in config.routes for upstream in route.upstreams] == ["http://b/"]
@@ -148,7 +165,7 @@ def test_refused_with_path(load, addition, message):
         ),
         (
             "{url: 'http://a/', tls: yes}",
-            "routes[0].upstreams[0].tls: expected a section of keys or nothing, got 'yes'",
+            "routes[0].upstreams[0].tls: expected a section of keys or nothing, got text",
         ),
         (
             "{url: 'http://a/', credential: {headers: {A: 5}}}",
@@ -158,11 +175,37 @@ def test_refused_with_path(load, addition, message):
             "{url: 'http://a/', credential: {headers: {5: a}}}",
             "credential.headers.5: expected text as the key",
         ),
-        ("x", "routes[0].upstreams[0]: expected a section of keys, got 'x'"),
+        ("x", "routes[0].upstreams[0]: expected a section of keys, got text"),
     ],
 )
 def test_refused_with_path_in_lists(load, upstream, message):
     assert message in refusal(load, f"routes: [{{upstreams: [{upstream}]}}]")
+
+
+@pytest.mark.parametrize(
+    "credential",
+    [
+        "hush-hush",
+        "{headers: hush-hush}",
+        "{headers: {A: [hush-hush]}}",
+        "{assertion: hush-hush}",
+        "{assertion: {secret: hush-hush, algorithm: HS256, issuer: i, audience: a}}",
+        "{client_credentials: {token_url: 'http://a:hush-hush@a/', client_id: i, client_secret: x}}",
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_not_shown(load, credential):
+    said = refusal(load, f"routes: [{{upstreams: [{{url: 'http://a/', credential: {credential}}}]}}]")
+    assert "credential" in said
+    assert "hush-hush" not in said
+
+
+def test_a_key_in_place_of_its_file_is_not_shown(load):
+    text = "-----BEGIN PRIVATE KEY-----hush-hush"
+    tls = f"{{cert: a.pem, key: '{text}'}}"
+    config = load(f"routes: [{{upstreams: [{{url: 'https://a/', tls: {tls}}}]}}]")
+    with pytest.raises(ConfigError, match=r"tls\.key: cannot read a file of that name") as caught:
+        check_files(config)
+    assert "hush-hush" not in str(caught.value)
 
 
 def test_all_problems_at_once(load):
