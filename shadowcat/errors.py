@@ -78,6 +78,9 @@ class Refusal(Enum):
     HEAD_TIMEOUT = _Row(408, _INVALID, True, "the head did not arrive in time", "RFC 9110 15.5.9")
     BODY_TIMEOUT = _Row(408, _INVALID, True, "the body did not arrive in time", "RFC 9110 15.5.9")
     NO_ROUTE = _Row(404, _INVALID, False, "no route for this path", "RFC 9110 15.5.5")
+    ROUTE_CHANGED = _Row(
+        503, _INTERNAL, False, "the route changed meanwhile; send it again", "RFC 9110 15.6.4", None, 1
+    )
     WRONG_HOST = _Row(421, _INVALID, False, "this proxy does not answer for that Host", "RFC 9110 15.5.20")
     WRONG_ORIGIN = _Row(403, 403, False, "this Origin is not allowed", "MCP transports, security warning")
     FORWARDED_DIFFERS = _Row(

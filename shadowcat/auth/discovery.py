@@ -23,11 +23,6 @@ def well_known(issuer: str) -> list[str]:
     return [*found, f"{origin}{path}/.well-known/openid-configuration"] if path else found
 
 
-def keys_url(issuer: str, document: Any) -> str:
-    """The URL of an issuer's keys, by its metadata; see `endpoint_url`."""
-    return endpoint_url(issuer, document, "jwks_uri")
-
-
 def endpoint_url(issuer: str, document: Any, name: str) -> str:
     """A URL that an issuer's metadata name: `jwks_uri`, `token_endpoint`, `authorization_endpoint`.
 

@@ -48,6 +48,11 @@ def fingerprint(section: OAuthClient) -> bytes:
     return blake2b(msgspec.msgpack.encode(section), digest_size=16).digest()
 
 
+def token_digest(token: bytes) -> bytes:
+    """By which one process tells another which token it means."""
+    return blake2b(token, digest_size=16).digest()
+
+
 def usable_for(lifetime: float) -> float:
     """Seconds for which a token can be sent that its issuer has just called good for `lifetime` seconds.
 

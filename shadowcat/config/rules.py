@@ -13,6 +13,8 @@ DEFAULT: Final = "default"
 """What answers and logs call the refusal of what no rule allows."""
 LONGEST_NAME: Final = 64
 MOST_RULES: Final = 256
+_SAID_BY_TOKENS: Final = frozenset({"claims", "client_id", "issuer", "roles", "scopes", "subject"})
+"""Variables of conditions that are empty where no token is verified."""
 SUBJECTS: Final = ("methods", "tools", "prompts", "resources")
 """The keys that say what a rule is about."""
 
@@ -57,9 +59,17 @@ def _rule(path: str, rule: Rule, has_tokens: bool) -> Iterator[str]:
                 yield f"{path}.{key}[{j}]: an empty pattern is like nothing: remove it, or write * for all"
     if rule.when is not None:
         try:
-            compile_condition(rule.when)
+            uses = compile_condition(rule.when).uses
         except ConditionError as error:
             yield f"{path}.when: {error}"
+        else:
+            said = sorted(uses & _SAID_BY_TOKENS)
+            if said and not has_tokens:
+                # "subject != 'mallory'" would be true of everybody.
+                yield (
+                    f"{path}.when: no token is verified on this route, so there is nothing in"
+                    f" {' and '.join(said)}: give it an auth section (mode: resource), or leave them out"
+                )
     for j, scope in enumerate(rule.scopes):
         if SCOPE.fullmatch(scope) is None:
             yield f"{path}.scopes[{j}]: {scope!r} is no scope: no spaces, quotes or backslashes"

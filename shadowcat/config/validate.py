@@ -179,7 +179,8 @@ def _public_listener(path: str, text: str, config: Config) -> Iterator[str]:
         if open_routes:
             yield (
                 f"{path}: {text} can be reached from other machines, and {', '.join(open_routes)} asks nobody"
-                " for a token: give it an auth section, listen on 127.0.0.1, or set insecure: true"
+                " for a token: give it an auth section (mode: resource), listen on 127.0.0.1, or set"
+                " insecure: true"
             )
     if config.public_url is None and not config.allowed_hosts:
         yield (

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from shadowcat.auth.held import fingerprint, place, usable_for
+from shadowcat.auth.held import fingerprint, place, token_digest, usable_for
 from shadowcat.config.model import TokenExchange
 from shadowcat.control.fetch import FetchError
 from shadowcat.control.oauth import TOKEN_EXCHANGE, TOKEN_TYPE, OAuthError, TokenClient
@@ -23,13 +23,23 @@ MOST: Final = 2048
 """Tokens that are kept for other workers."""
 _NS: Final = 1_000_000_000
 
-_read_wish: Final = msgspec.msgpack.Decoder(tuple[str, bytes]).decode
-"""Place of the upstream, and the client's token."""
+EARLY: Final = 10.0
+"""Seconds for which a token is good enough for everybody, though an upstream does not accept it."""
+
+_read_wish: Final = msgspec.msgpack.Decoder(tuple[str, bytes, bytes]).decode
+"""Place of the upstream, the client's token, and the digest of what the upstream does not accept for it."""
 
 
 class _Exchanged(NamedTuple):
     token: str
     until_ns: int
+    since_ns: int
+
+    def is_good(self, now_ns: int, rejected: bytes) -> bool:
+        """Whether it may be used again; `rejected` is the digest of one that is not accepted."""
+        if now_ns < self.until_ns and rejected == token_digest(self.token.encode()):
+            return now_ns - self.since_ns < EARLY * _NS
+        return now_ns < self.until_ns
 
 
 class Exchanges:
@@ -48,14 +58,14 @@ class Exchanges:
 
     async def answer(self, text: bytes) -> tuple[Outcome, bytes]:
         """Answer a worker's question; see `Ask.EXCHANGE`."""
-        where, token = _read_wish(text)
+        where, token, rejected = _read_wish(text)
         section = self._find(where)
         if section is None:
             return Outcome.UNAVAILABLE, b""
         key = blake2b(token, digest_size=32, key=self._secret, salt=fingerprint(section)).digest()
         found = self._kept.get(key)
         try:
-            if found is None or self._clock() >= found.until_ns:
+            if found is None or not found.is_good(self._clock(), rejected):
                 found = await self._ask(key, section, token)
         except OAuthError as error:
             if error.is_about_grant:
@@ -66,7 +76,7 @@ class Exchanges:
         except FetchError as error:
             LOGGER.warning("clients' tokens cannot be exchanged: %s", error)
             return Outcome.UNAVAILABLE, b""
-        return Outcome.DONE, msgspec.msgpack.encode(found)
+        return Outcome.DONE, msgspec.msgpack.encode((found.token, found.until_ns))
 
     def _find(self, where: str) -> TokenExchange | None:
         for _, _, upstream, seat in self._present.snapshot.upstreams():
@@ -100,7 +110,7 @@ class Exchanges:
             subject_token_type=TOKEN_TYPE + section.subject_token_type,
             requested_token_type=f"{TOKEN_TYPE}access_token",
         )
-        return _Exchanged(found.access_token, begun + int(usable_for(found.lifetime) * _NS))
+        return _Exchanged(found.access_token, begun + int(usable_for(found.lifetime) * _NS), begun)
 
     async def stop(self) -> None:
         """Ask no more."""

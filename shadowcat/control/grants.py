@@ -22,7 +22,7 @@ from shadowcat.config.login import login_of, redirect_uri
 from shadowcat.config.model import Config, OAuthClient, Route
 from shadowcat.control.fetch import Fetcher
 from shadowcat.control.oauth import OAuthError, TokenClient, TokenResponse
-from shadowcat.control.vault import Vault
+from shadowcat.control.vault import SPARE, Vault
 from shadowcat.errors import ShadowcatError
 
 PENDING: Final = 600
@@ -87,7 +87,7 @@ class Grants:
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """`clock` tells monotonic ns."""
-        self._shelf = vault.shelf("pending", Pending)
+        self._shelf = vault.shelf("pending", Pending, SPARE)
         self._fetcher = fetcher
         self._tokens = tokens
         self._clock = clock

@@ -18,6 +18,7 @@ from shadowcat.control.credentials import CredentialKeeper
 from shadowcat.control.examiner import Examiner
 from shadowcat.control.fetch import FetchError
 from shadowcat.control.grants import PENDING, Granted, Grants, Returned, login_client
+from shadowcat.control.login_events import LoginEvents
 from shadowcat.control.logins import Logins
 from shadowcat.control.present import Present
 from shadowcat.control.upstream_grants import UpstreamGrants
@@ -37,6 +38,8 @@ class Asked(NamedTuple):
     browser: bytes | None
     logins: dict[str, bytes]
     """The login's cookie of each route that has one."""
+    client: str
+    """The browser's address."""
 
 
 class Said(NamedTuple):
@@ -63,6 +66,7 @@ class LoginPages:
         examiner: Examiner,
         upstreams: UpstreamGrants,
         credentials: CredentialKeeper,
+        events: LoginEvents,
     ) -> None:
         self._present = present
         self._grants = grants
@@ -70,6 +74,7 @@ class LoginPages:
         self._examiner = examiner
         self._upstreams = upstreams
         self._credentials = credentials
+        self._events = events
         self._revocations: set[asyncio.Task[None]] = set()
 
     async def stop(self) -> None:
@@ -99,12 +104,15 @@ class LoginPages:
                 return await self._callback(config, asked)
             return self._logout(config, asked)
         except GrantError as error:
+            self._events.failed("refused", str(error), asked.client)
             return _refuse(400, str(error))
         except VaultFullError as error:
             LOGGER.warning("somebody cannot log in: %s", error)
+            self._events.failed("full", str(error), asked.client)
             return _refuse(503, "there are too many logins at present: try again later")
         except FetchError as error:
             LOGGER.warning("somebody cannot log in: %s", error)
+            self._events.failed("unavailable", str(error), asked.client)
             return _refuse(502, "the authorization server does not answer as it should: try again later")
 
     async def _login(self, config: Config, asked: Asked) -> Said:
@@ -127,8 +135,10 @@ class LoginPages:
 
     async def _callback(self, config: Config, asked: Asked) -> Said:
         returned = self._grants.take(asked.query, asked.browser.decode() if asked.browser else "")
-        if returned.pending.upstream is not None:
+        pending = returned.pending
+        if pending.upstream is not None:
             self._credentials.wake(await self._upstreams.finish(config, returned))
+            self._events.succeeded(pending.route, None, asked.client, pending.upstream)
             return Said(200, [], "Shadowcat has what it needs for this upstream. You can close this page.\n")
         return await self._log_in(config, asked, returned)
 
@@ -139,10 +149,11 @@ class LoginPages:
         if route is None or login is None or login.issuer != pending.issuer:
             raise GrantError("nobody can log in there any more")
         granted = await self._grants.redeem(config, login_client(config, route), returned)
-        await self._examine(config, route, granted)
-        cookie, lifetime = self._logins.begin(route, granted)
+        principal = await self._examine(config, route, granted)
+        cookie, lifetime = self._logins.begin(route, granted, principal)
+        self._events.succeeded(route.path, principal, asked.client)
         before = asked.logins.get(route.path)
-        ended = self._logins.end(before) if before is not None else None
+        ended = self._logins.end(before, "replaced", asked.client) if before is not None else None
         if ended is not None:
             self._revoke(config, *ended)
         secure = _is_secure(config)
@@ -152,8 +163,8 @@ class LoginPages:
             return Said(200, fields, "You are logged in.\n")
         return _redirect(pending.return_to, fields)
 
-    async def _examine(self, config: Config, route: Route, granted: Granted) -> None:
-        """See that the token is good here before anybody relies on it."""
+    async def _examine(self, config: Config, route: Route, granted: Granted) -> str:
+        """See that the token is good here before anybody relies on it; whose it is."""
         assert route.auth is not None
         try:
             identity = await self._examiner.examine(config, route, granted.token.encode())
@@ -161,11 +172,12 @@ class LoginPages:
             raise GrantError(f"the authorization server gave a token that is no good here: {error}") from None
         if not identity.scopes.issuperset(route.auth.scopes):
             raise GrantError("the authorization server did not allow all that is needed here")
+        return identity.principal
 
     def _logout(self, config: Config, asked: Asked) -> Said:
         secure = _is_secure(config)
         for cookie in asked.logins.values():
-            ended = self._logins.end(cookie)
+            ended = self._logins.end(cookie, "logout", asked.client)
             if ended is not None:
                 self._revoke(config, *ended)
         names = [cookies.login_cookie(route.path, secure=secure) for route in login_routes(config)]

@@ -25,7 +25,8 @@ from shadowcat.config.model import Config, Route
 from shadowcat.config.seats import Snapshot
 from shadowcat.control.fetch import FetchError
 from shadowcat.control.grants import Granted, Grants, OverError, login_client
-from shadowcat.control.vault import Vault, VaultFullError
+from shadowcat.control.login_events import End, LoginEvents
+from shadowcat.control.vault import SPARE, Vault, VaultFullError
 from shadowcat.log import LOGGER
 from shadowcat.shm.logins import MOST_LOGINS
 from shadowcat.shm.shared import Shared
@@ -45,6 +46,7 @@ class Login(msgspec.Struct, frozen=True):
     """Of its cookie, which itself is not kept."""
     ends_ns: int
     granted: Granted
+    principal: str
 
 
 class Told(NamedTuple):
@@ -68,12 +70,14 @@ class Logins:
         shared: Shared,
         vault: Vault,
         grants: Grants,
+        events: LoginEvents,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Go on with what a control process before this one has left. `clock` tells monotonic ns."""
         self._words = shared.logins
-        self._shelf = vault.shelf("logins", Login)
+        self._shelf = vault.shelf("logins", Login, SPARE)
         self._grants = grants
+        self._events = events
         self._clock = clock
         self._renewals: dict[str, asyncio.Task[None]] = {}
         self._failed: dict[str, int] = {}
@@ -90,9 +94,9 @@ class Logins:
         self._config = snapshot.config
         for key, login in self._shelf.items():
             if self._route_of(login) is None:
-                self._end(key)
+                self._end(key, login, "configuration")
 
-    def begin(self, route: Route, granted: Granted) -> tuple[str, int]:
+    def begin(self, route: Route, granted: Granted, principal: str) -> tuple[str, int]:
         """Somebody has logged in.
 
         Returns:
@@ -110,17 +114,24 @@ class Logins:
         cookie = cookies.make_value(slot, os.urandom(cookies.RANDOM))
         digest = cookies.digest_of(cookie.encode())
         lifetime = int(section.lifetime)
-        self._shelf.put(str(slot), Login(route.path, digest, self._clock() + lifetime * _NS, granted))
+        ends_ns = self._clock() + lifetime * _NS
+        self._shelf.put(str(slot), Login(route.path, digest, ends_ns, granted, principal))
         self._words.begin(slot, digest)
         return cookie, lifetime
 
-    def end(self, cookie: bytes) -> tuple[str, Granted] | None:
-        """A login is over; at which route, and what it had. None if it was over before."""
+    def end(self, cookie: bytes, why: End, client: str) -> tuple[str, Granted] | None:
+        """A login is over; at which route, and what it had. None if it was over before.
+
+        Args:
+            cookie: Its own.
+            why: The reason.
+            client: The browser's address.
+        """
         key = self._key_of(cookie)
         login = self._shelf.get(key) if key is not None else None
         if key is None or login is None:
             return None
-        self._end(key)
+        self._end(key, login, why, client)
         return login.route, login.granted
 
     async def token(self, path: str, cookie: bytes) -> Told | None:
@@ -138,7 +149,7 @@ class Logins:
             return None
         now = self._clock()
         if now >= login.ends_ns or self._route_of(login) is None:
-            self._end(key)
+            self._end(key, login, "too_old" if now >= login.ends_ns else "configuration")
             return None
         if now >= login.granted.renew_ns and login.granted.refresh_token is not None:
             renewal = self._renew(key, now)
@@ -153,7 +164,7 @@ class Logins:
                 if login.granted.until_ns <= now:
                     raise FetchError("a login's token cannot be renewed at present")
         if now >= login.granted.until_ns:
-            self._end(key)  # There is nothing to renew it with.
+            self._end(key, login, "too_old")  # There is nothing to renew it with.
             return None
         stamp = self._words.stamp(int(key), login.digest)
         if stamp is None:
@@ -207,7 +218,7 @@ class Logins:
         except OverError as error:
             LOGGER.info("a login at %s is over: %s", login.route, error)
             if self._is(key, login):
-                self._end(key)
+                self._end(key, login, "not_renewed")
             return
         except FetchError as error:
             LOGGER.warning("a login's token at %s cannot be renewed: %s", login.route, error)
@@ -220,7 +231,7 @@ class Logins:
             self._shelf.put(key, replace(login, granted=granted))
         except VaultFullError as error:
             LOGGER.error("a login at %s is over: %s", login.route, error)
-            self._end(key)
+            self._end(key, login, "no_room")
             return
         self._words.changed(int(key))
 
@@ -229,10 +240,11 @@ class Logins:
         present = self._shelf.get(key)
         return present is not None and present.digest == login.digest
 
-    def _end(self, key: str) -> None:
+    def _end(self, key: str, login: Login, why: End, client: str | None = None) -> None:
         self._words.end(int(key))
         self._shelf.remove([key])
         self._failed.pop(key, None)
+        self._events.ended(login.route, login.principal, why, client)
 
     def _sweep(self) -> None:
         """Forget what is too old."""
@@ -240,4 +252,4 @@ class Logins:
         for key, login in self._shelf.items():
             granted = login.granted
             if now >= login.ends_ns or (granted.refresh_token is None and now >= granted.until_ns):
-                self._end(key)
+                self._end(key, login, "too_old")

@@ -27,6 +27,7 @@ from shadowcat.control.grants import Grants
 from shadowcat.control.health import HealthChecker
 from shadowcat.control.keys import KeyKeeper
 from shadowcat.control.limits import LimitsApi
+from shadowcat.control.login_events import LoginEvents
 from shadowcat.control.login_pages import LoginPages
 from shadowcat.control.logins import Logins
 from shadowcat.control.oauth import TokenClient, TokenResponse
@@ -128,7 +129,8 @@ async def _serve(
     tokens = TokenClient(fetcher)
     vault = Vault(shared.vault)
     grants = Grants(vault, fetcher, tokens)
-    consents = UpstreamGrants(vault, grants)
+    events = LoginEvents(trail)
+    consents = UpstreamGrants(vault, grants, events)
 
     async def grant(section: OAuthClient) -> TokenResponse:
         if isinstance(section, AuthorizationCode):
@@ -137,7 +139,7 @@ async def _serve(
 
     credentials = CredentialKeeper(shared, grant)
     exchanges = Exchanges(present, tokens)
-    logins = Logins(shared, vault, grants)
+    logins = Logins(shared, vault, grants, events)
     breakers = shared.breakers_with(table.locks, CONTROL)
     outliers = Outliers(shared, shared.ejections_with(table.locks, CONTROL))
 
@@ -168,7 +170,8 @@ async def _serve(
     sweeper = Sweeper(table, closer, Recounter(shared.sessions_for(CONTROL), loop).start)
     sweeper.start(loop)
     configure(present.snapshot)
-    pages = LoginPages(present, grants, logins, Examiner(keeper, fetcher), consents, credentials)
+    examiner = Examiner(keeper, fetcher)
+    pages = LoginPages(present, grants, logins, examiner, consents, credentials, events)
     clerk = Clerk(shared, present, keeper, fetcher, credentials, exchanges, pages)
     reloads = Reloads(shared, publisher)
     loop.add_signal_handler(signal.SIGHUP, reloads.wake)

@@ -19,6 +19,7 @@ from shadowcat.config.model import AuthorizationCode, Config, Upstream
 from shadowcat.config.urls import upstream_name
 from shadowcat.control.fetch import FetchError
 from shadowcat.control.grants import Granted, Grants, OverError, Returned
+from shadowcat.control.login_events import LoginEvents
 from shadowcat.control.oauth import TokenResponse
 from shadowcat.control.vault import Vault
 from shadowcat.log import LOGGER
@@ -33,10 +34,17 @@ _NS: Final = 1_000_000_000
 class UpstreamGrants:
     """What operators have granted."""
 
-    def __init__(self, vault: Vault, grants: Grants, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        grants: Grants,
+        events: LoginEvents,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         """`clock` tells monotonic ns."""
         self._shelf = vault.shelf("upstreams", Granted)
         self._grants = grants
+        self._events = events
         self._clock = clock
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -107,6 +115,7 @@ class UpstreamGrants:
         except OverError:
             if self._shelf.get(key) == granted:  # Not one that came meanwhile.
                 self._shelf.remove([key])
+                self._events.withdrawn(granted.issuer, granted.client_id)
             raise _needed() from None
         if self._shelf.get(key) == granted:
             self._shelf.put(key, renewed)

@@ -15,6 +15,9 @@ import msgspec
 from shadowcat.errors import ShadowcatError
 from shadowcat.shm.snapshots import Snapshots, SnapshotTooLargeError
 
+SPARE: Final = 128 * 1024
+"""Bytes that stay free for others than browsers: a refresh token of an upstream that was used up, and whose
+successor cannot be kept, takes an operator to get another one."""
 _Record = TypeVar("_Record")
 _Contents = dict[str, dict[str, bytes]]
 
@@ -38,23 +41,29 @@ class Vault:
         self._snapshots = snapshots
         self._contents: _Contents = _decode(snapshots.read()[1]) if snapshots.version else {}
 
-    def shelf(self, kind: str, record: type[_Record]) -> Shelf[_Record]:
-        """The records of one kind, which msgspec can encode; a kind has one type."""
-        return Shelf(self, kind, record)
+    def shelf(self, kind: str, record: type[_Record], spare: int = 0) -> Shelf[_Record]:
+        """The records of one kind, which msgspec can encode; a kind has one type.
+
+        `spare` is how many bytes have to stay free for others.
+        """
+        return Shelf(self, kind, record, spare)
 
     def raw(self, kind: str) -> dict[str, bytes]:
         """The encoded records of a kind; not to be changed."""
         return self._contents.get(kind, {})
 
-    def write(self, kind: str, records: dict[str, bytes]) -> None:
-        """Have these records of a kind, and no others.
+    def write(self, kind: str, records: dict[str, bytes], spare: int = 0) -> None:
+        """Have these records of a kind, and no others; see `shelf`.
 
         Raises:
             VaultFullError: They do not fit.
         """
         contents = {**self._contents, kind: records}
+        text = _encode(contents)
+        if spare and len(text) + spare > self._snapshots.capacity:
+            raise VaultFullError(f"no room for {kind}: it takes {len(text)} bytes, and others need some, too")
         try:
-            self._snapshots.write(self._snapshots.version + 1, _encode(contents))
+            self._snapshots.write(self._snapshots.version + 1, text)
         except SnapshotTooLargeError as error:
             raise VaultFullError(f"no room for {kind}: {error}") from None
         self._contents = contents
@@ -63,8 +72,9 @@ class Vault:
 class Shelf(Generic[_Record]):
     """The records of one kind, by key, the oldest one first. A change is in shared memory when it returns."""
 
-    def __init__(self, vault: Vault, kind: str, record: type[_Record]) -> None:
+    def __init__(self, vault: Vault, kind: str, record: type[_Record], spare: int) -> None:
         self._vault = vault
+        self._spare = spare
         self._kind = kind
         self._decode = msgspec.msgpack.Decoder(record).decode
 
@@ -92,7 +102,7 @@ class Shelf(Generic[_Record]):
         records = dict(self._vault.raw(self._kind))
         records.pop(key, None)
         records[key] = _encode(record)
-        self._vault.write(self._kind, records)
+        self._vault.write(self._kind, records, self._spare)
 
     def take(self, key: str) -> _Record | None:
         """Remove a record: nobody gets it a second time. None if there is none."""

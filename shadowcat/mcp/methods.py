@@ -46,5 +46,6 @@ SUBJECTS: Final = {
     "resources/read": "resources",
     "resources/subscribe": "resources",
     "resources/unsubscribe": "resources",
+    "subscriptions/listen": "resources",
 }
 """Method -> what kind of thing its request is about, as capabilities call it."""

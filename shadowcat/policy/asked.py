@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +18,16 @@ MOST_OF_ALL: Final = 4096
 _VARIABLES: Final = {"tools": "tool", "prompts": "prompt", "resources": "resource"}
 _IN_PARAMS: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
 """Methods whose object is not among what every message is asked for."""
+_LISTEN: Final = "subscriptions/listen"
+_SLASH: Final = r"(?:[/\\]|%(?:25)*(?:2f|5c))"
+_SEVERAL_SPELLINGS: Final = re.compile(
+    rf"(?:^|:|{_SLASH})(?:\.|%(?:25)*2e){{1,2}}(?:$|[?#;]|{_SLASH})"  # "." and "..", however encoded
+    r"|[^:/]//|:////"  # an empty segment
+    r"|%(?:2d|2e|3[0-9]|4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9ae])",  # what needs no encoding
+    re.IGNORECASE,
+)
+"""URIs that are not in their normal form (RFC 3986 section 6.2.2): a server may well take "/srv/../etc" or
+"/%65tc" for "/etc", whatever a pattern makes of it."""
 
 
 class Caller:
@@ -97,17 +108,35 @@ class Asked:
         return self._params
 
     def name(self) -> str:
-        """The name of the tool or prompt, or the URI.
+        """The name of the tool or prompt, or the URI; empty if there is none.
 
         Raises:
-            ValueError: It cannot be read reliably.
+            ValueError: It cannot be read reliably, or there are several.
         """
-        if self.method not in _IN_PARAMS:
-            return self._name
-        uri = self.params().get("uri")
-        if not isinstance(uri, str):
-            raise ValueError("the URI is no string")
-        return uri
+        names = self.names()
+        if len(names) > 1:
+            raise ValueError("there is more than one URI")
+        return names[0] if names else ""
+
+    def names(self) -> list[str]:
+        """The same, of a request that may be about several resources, or about none.
+
+        Raises:
+            ValueError: They cannot be read reliably.
+        """
+        if self.subject != "resources":
+            return [self._name]
+        uris: Any = [self._name]
+        if self.method == _LISTEN:
+            filters = self.params().get("notifications", {})
+            uris = filters.get("resourceSubscriptions") or [] if isinstance(filters, dict) else None
+        elif self.method in _IN_PARAMS:
+            uris = [self.params().get("uri")]
+        if not isinstance(uris, list) or not all(isinstance(uri, str) for uri in uris):
+            raise ValueError("a URI is no string")
+        if any(map(_SEVERAL_SPELLINGS.search, uris)):
+            raise ValueError("a URI has several spellings")
+        return uris
 
     def fact(self, variable: str) -> Any:
         """The value of a condition's variable that is not about the caller.

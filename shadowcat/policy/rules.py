@@ -96,8 +96,12 @@ class _Rule:
         if self._names_method(asked.kind):
             return True
         subject = asked.subject
-        names = self._subjects.get(subject) if subject is not None else None
-        return names is not None and names.match(asked.name()) is not None
+        patterns = self._subjects.get(subject) if subject is not None else None
+        if patterns is None:
+            return False
+        matches = [patterns.match(name) is not None for name in asked.names()]
+        # Of several, all have to be allowed, and one that is denied is enough.
+        return bool(matches) and all(matches) if self.allow else any(matches)
 
 
 def _any_of(patterns: Sequence[str]) -> re.Pattern[str]:

@@ -34,10 +34,11 @@ class SnapshotError(ShadowcatError):
 class Snapshots:
     """The snapshots of one kind."""
 
-    __slots__ = ("_buffers", "_capacity", "_header")
+    __slots__ = ("_buffers", "_header", "capacity")
 
     def __init__(self, region: Region, area: Area, capacity: int) -> None:
-        self._capacity = capacity
+        self.capacity = capacity
+        """Bytes of the longest text."""
         self._header = region.words(area.offset, 2)
         size = LINE + capacity
         self._buffers = [region.view(area.offset + LINE + number * size, size) for number in range(2)]
@@ -71,8 +72,8 @@ class Snapshots:
         Raises:
             SnapshotTooLargeError: It is longer; the one before stays.
         """
-        if len(text) > self._capacity:
-            raise SnapshotTooLargeError(f"it takes {len(text)} bytes, and {self._capacity} fit")
+        if len(text) > self.capacity:
+            raise SnapshotTooLargeError(f"it takes {len(text)} bytes, and {self.capacity} fit")
         buffer = self._buffers[version & 1]
         buffer[:WORD] = len(text).to_bytes(WORD, "little")
         buffer[WORD : WORD + _DIGEST] = _digest(version, text)
@@ -90,7 +91,7 @@ class Snapshots:
             buffer = self._buffers[version & 1]
             length = int.from_bytes(buffer[:WORD], "little")
             digest = bytes(buffer[WORD : WORD + _DIGEST])
-            text = bytes(buffer[LINE : LINE + min(length, self._capacity)])
+            text = bytes(buffer[LINE : LINE + min(length, self.capacity)])
             if _digest(version, text) == digest:
                 return version, text
         raise SnapshotError("a snapshot in shared memory is spoilt")

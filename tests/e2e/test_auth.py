@@ -203,6 +203,14 @@ def test_an_issuer_that_is_away(oauth: MockOAuthServer, echo: EchoUpstream) -> N
         eventually(lambda: ask(cat, good(oauth, kid=new.kid))[0] == 200, what="the new key")
 
 
+def test_keys_are_where_the_configuration_says(oauth: MockOAuthServer, echo: EchoUpstream) -> None:
+    oauth.capture.clear()
+    with Shadowcat(config(oauth, echo, jwks_url=f"{oauth.issuer}/jwks")) as cat:
+        assert ask(cat, good(oauth))[0] == 200
+        assert ask(cat, good(oauth, headers={"kid": "none"}))[0] == 401
+    assert {entry.target for entry in oauth.capture.requests} == {"/jwks"}
+
+
 def test_keys_too_old_stop_everybody(oauth: MockOAuthServer, echo: EchoUpstream) -> None:
     with Shadowcat(config(oauth, echo, stale="3s")) as cat:
         assert ask(cat, good(oauth))[0] == 200

@@ -27,6 +27,12 @@ AUDIENCE = "https://mcp.example/mcp"
 UPSTREAM = "https://up.example/mcp"
 SECRET = "a secret of the proxy's own"
 PING = b'{"jsonrpc":"2.0","id":7,"method":"ping","params":{}}'
+BY_FORM = records.Client(
+    client_id="by-form",
+    client_secret=SECRET,
+    auth_method="client_secret_post",
+    grant_types=("client_credentials", records.TOKEN_EXCHANGE),
+)
 PROXY = records.Client(
     client_id="proxy",
     client_secret=SECRET,
@@ -89,7 +95,7 @@ class Upstream:
 
 @contextmanager
 def serving(**options: Any) -> Iterator[MockOAuthServer]:
-    settings = {"algorithms": ("ES256",), "control": True, "clients": (PROXY,)} | options
+    settings = {"algorithms": ("ES256",), "control": True, "clients": (PROXY, BY_FORM)} | options
     with MockOAuthServer(OAuthOptions(**settings)) as server:
         yield server
 
@@ -187,6 +193,25 @@ def test_the_proxys_own_token_is_at_the_upstream(oauth: MockOAuthServer) -> None
         assert sent not in cat.stderr
 
 
+@pytest.mark.parametrize("kind", ["client_credentials", "token_exchange"])
+def test_it_is_asked_for_as_the_configuration_says(oauth: MockOAuthServer, kind: str) -> None:
+    section = {
+        "token_url": f"{oauth.issuer}/token", "client_id": "by-form", "client_secret": "${SECRET}",
+        "auth_method": "post", "audience": "somebody", "scopes": ["mcp:read"],
+    }  # fmt: skip
+    if kind == "token_exchange":
+        section["subject_token_type"] = "jwt"
+    with Upstream() as upstream, started(config(upstream, {kind: section}, oauth)) as cat:
+        assert ask(cat, mint(oauth))[0] == 200
+        (form,) = asked_for_tokens(oauth)
+        (entry,) = [entry for entry in oauth.capture.requests if entry.target == "/token"]
+    assert entry.header("authorization") is None
+    assert (form["client_id"], form["client_secret"]) == (["by-form"], [SECRET])
+    assert (form["audience"], form["scope"]) == (["somebody"], ["mcp:read"])
+    if kind == "token_exchange":
+        assert form["subject_token_type"] == ["urn:ietf:params:oauth:token-type:jwt"]
+
+
 def test_it_is_renewed_under_load() -> None:
     with serving(access_lifetime=3) as oauth:
         upstream = Upstream(lambda token: oauth.core.examine(token) is not None)
@@ -240,10 +265,12 @@ def test_control_may_die(oauth: MockOAuthServer) -> None:
             assert len(asked_for_tokens(oauth)) == 1
 
 
-def test_a_token_that_was_withdrawn_is_fetched_anew(oauth: MockOAuthServer) -> None:
+@pytest.mark.parametrize("kind", ["client_credentials", "token_exchange"])
+def test_a_token_that_was_withdrawn_is_fetched_anew(oauth: MockOAuthServer, kind: str) -> None:
     with Upstream(lambda token: oauth.core.examine(token) is not None) as upstream:
-        prelude = "import shadowcat.control.credentials as c; c.EARLY = 0.5"
-        settings = config(upstream, {"client_credentials": client(oauth)}, oauth)
+        modules = ("control.credentials", "control.exchange", "proxy.upstreams.credentialed")
+        prelude = "; ".join(f"import shadowcat.{name} as c; c.EARLY = 0.5" for name in modules)
+        settings = config(upstream, {kind: client(oauth)}, oauth)
         with started(settings, prelude=prelude) as cat:
             token = mint(oauth)
             assert ask(cat, token)[0] == 200

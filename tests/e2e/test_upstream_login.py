@@ -18,6 +18,7 @@ from shadowcat.testing.mock_oauth.options import OAuthOptions
 from shadowcat.testing.mock_oauth.server import MockOAuthServer
 from tests.e2e.browser import CALLBACK, LOGIN, PUBLIC, Answer, Browser, parameters, without
 from tests.e2e.harness import Shadowcat, eventually
+from tests.e2e.test_audit import events, with_audit
 from tests.e2e.test_login import kill_control
 
 COMMAND = Path(sys.executable).with_name("shadowcat")
@@ -125,9 +126,10 @@ def test_an_operator_logs_in_and_requests_go_on(oauth: MockOAuthServer, upstream
 
 
 def test_tokens_are_renewed_and_a_grant_that_is_over_needs_another_login(
-    oauth: MockOAuthServer, upstream: MockMcpServer
+    oauth: MockOAuthServer, upstream: MockMcpServer, tmp_path: Path
 ) -> None:
-    with Shadowcat(config(oauth, upstream)) as cat:
+    audit = tmp_path / "audit.jsonl"
+    with Shadowcat(with_audit(config(oauth, upstream), audit)) as cat:
         browser = log_in(cat)
         eventually(lambda: ask(browser).status == 200, what="the first answer")
         first = presented(upstream)[-1]
@@ -145,6 +147,14 @@ def test_tokens_are_renewed_and_a_grant_that_is_over_needs_another_login(
         oauth.lies.clear()
         log_in(cat)
         eventually(lambda: ask(browser).status == 200, what="an answer after another login")
+        eventually(lambda: len(events(audit, "login")) == 3, what="the events")
+    found = events(audit, "login")
+    assert [(event["outcome"], event["reason"], event["upstream"]) for event in found] == [
+        ("succeeded", None, "far"),
+        ("ended", "not_renewed", None),
+        ("succeeded", None, "far"),
+    ]
+    assert found[1]["data"] == {"issuer": oauth.issuer, "client_id": "proxy"}
 
 
 def test_what_cannot_be_logged_in_for_is_said(oauth: MockOAuthServer, upstream: MockMcpServer) -> None:

@@ -53,9 +53,9 @@ def give(proxy: Stage, *tokens: str | None, lifetime: float = 60) -> None:
 
 
 def read(question: Question) -> tuple[str, Any]:
-    """Place of the upstream, and the rest."""
-    found: tuple[str, Any] = msgspec.msgpack.decode(question.text, type=tuple[str, Any])
-    return found
+    """Place of the upstream, and what is said of it."""
+    where, about, *_ = msgspec.msgpack.decode(question.text)
+    return where, about
 
 
 def answer(

@@ -54,6 +54,16 @@ def test_a_token_is_told_when_it_is_new_and_not_again() -> None:
         assert one(proxy)["principal"] == event["principal"]
 
 
+def test_whose_good_token_allows_too_little_is_told() -> None:
+    text = token({"sub": "user-1", "scope": "other"})
+    with guarded(audit=AUDIT) as proxy:
+        for _ in range(2):
+            proxy.ask(post(message(), bearer(text), host=HOST))
+            event = events(proxy)[-1]
+            assert briefly([event], "reason") == [("authentication", "refused", "scope_missing")]
+            assert event["principal"].endswith(" user-1")
+
+
 @pytest.mark.parametrize(
     ("sent", "reason", "why"),
     [
@@ -63,7 +73,6 @@ def test_a_token_is_told_when_it_is_new_and_not_again() -> None:
         (post(message(), ("Authorization", "Basic x"), ("Authorization", "Basic x"), host=HOST),
          "token_malformed", None),
         (post(message(), host=HOST, path="/mcp?access_token=x"), "token_in_query", None),
-        (post(message(), bearer(token({"scope": "other"})), host=HOST), "scope_missing", None),
         (post(message(), bearer(token({"aud": "https://other.example"})), host=HOST),
          "token_invalid", "another resource"),
     ],

@@ -244,12 +244,13 @@ def test_a_page_is_passed_on_with_nothing_but_its_own_cookies() -> None:
         )  # fmt: skip
         (question,) = questions(proxy)
         assert question.kind is Ask.PAGE
-        kind, query, found, logins = msgspec.msgpack.decode(question.text)
-        assert (kind, query, found, logins) == (
+        kind, query, found, logins, address = msgspec.msgpack.decode(question.text)
+        assert (kind, query, found, logins, address) == (
             2,
             b"?code=c&state=s",
             browser.encode(),
             {"/mcp": VALUE.encode()},
+            "127.0.0.1",
         )
         reply(proxy, question, said=(302, [("Location", "/app"), ("Set-Cookie", "x=y")], ""))
         answer = told(client)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec.structs import replace
 
+from shadowcat.auth.held import token_digest
 from shadowcat.config.model import Upstream
 from shadowcat.errors import Refusal, StartError
 from shadowcat.proxy.upstreams.errand import Errand
@@ -20,6 +22,7 @@ from shadowcat.proxy.upstreams.origin import Origin
 from shadowcat.shm.questions import DESKS, Ask, Outcome
 from shadowcat.testing.loopback import Peer
 
+from .audit import AUDIT, events
 from .auth import ISSUER, bearer, guarded, questions, token
 from .credentials import SECRET, answer, asserted, exchanged, presented, read
 from .sessions import INITIALIZE, NOTE, VERSION, id_in, named, result
@@ -127,12 +130,15 @@ def test_all_upstreams_of_a_route_are_asked_for_at_once() -> None:
     ("outcome", "status", "again"), [(Outcome.REFUSED, 403, 0), (Outcome.UNAVAILABLE, 503, 1)]
 )
 def test_no_token_to_be_had(outcome: Outcome, status: int, again: int) -> None:
-    with guarded(upstream_keys=[exchanged()]) as proxy:
+    with guarded(upstream_keys=[exchanged()], audit=AUDIT) as proxy:
         client = waiting(proxy, request(ALICE))
         (question,) = questions(proxy)
         answer(proxy, question, outcome=outcome)
         got = told(client)
         assert got.status == status
+        accepted, refused = events(proxy)
+        assert refused["status"] == status
+        assert refused["principal"] == accepted["principal"] != "anonymous"
         assert (got.header("Retry-After") is None) is (status == 403)
         # A refusal is remembered for a while; whoever could not answer may be back.
         client = proxy.caller()
@@ -180,6 +186,33 @@ def test_it_outlives_what_is_remembered_of_the_token() -> None:
         for _ in range(4):
             proxy.advance(11)
             assert presented(proxy.passes(request(ALICE))[0]) == "first"
+
+
+def test_one_that_the_upstream_does_not_accept_is_asked_for_anew() -> None:
+    challenge = b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 0\r\n\r\n"
+    with guarded(upstream_keys=[exchanged()]) as proxy:
+        client = waiting(proxy, request(ALICE))
+        answer(proxy, questions(proxy)[0], "first", 200)
+        arrived(proxy)
+        assert told(client).status == 200
+
+        def turned_down() -> None:
+            _, received = proxy.passes(request(ALICE), answer=challenge)
+            assert split(received)[0].status == 502
+
+        proxy.advance(9)
+        turned_down()
+        assert presented(proxy.passes(request(ALICE))[0]) == "first", "too early"
+        proxy.advance(1)
+        turned_down()
+        client = waiting(proxy, request(ALICE))
+        (question,) = questions(proxy)
+        assert msgspec.msgpack.decode(question.text)[2] == token_digest(b"first")
+        answer(proxy, question, "second", 200)
+        assert presented(arrived(proxy)) == "second"
+        assert told(client).status == 200
+        turned_down()
+        assert presented(proxy.passes(request(ALICE))[0]) == "second"
 
 
 def test_more_tokens_than_desks() -> None:
@@ -343,6 +376,20 @@ def test_the_public_key_is_served(pem: bytes, tmp_path: Path) -> None:
         refused = proxy.ask(post(PING, host=HOST, path="/.well-known/jwks.json"))
         assert refused is not None
         assert refused.status == 405
+
+
+def test_keys_have_the_names_that_they_are_given(pem: bytes, tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    key.write_bytes(pem)
+    with guarded(upstream_keys=[asserted(key=str(key), kid="one")]) as proxy:
+        got = proxy.ask(bare("GET", host=HOST).replace(b"/mcp ", b"/.well-known/jwks.json "))
+        assert got is not None
+        assert [jwk["kid"] for jwk in json.loads(got.body)["keys"]] == ["one"]
+        assert jwt.get_unverified_header(presented(proxy.passes(request(ALICE))[0]) or "")["kid"] == "one"
+    for names in ({"kid": "two"}, {}):
+        with guarded(upstream_keys=[asserted(**names)]) as proxy:
+            header = jwt.get_unverified_header(presented(proxy.passes(request(ALICE))[0]) or "")
+            assert header.get("kid") == names.get("kid")
 
 
 def test_a_secret_is_served_to_nobody() -> None:

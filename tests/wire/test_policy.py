@@ -268,8 +268,8 @@ def test_the_clients_address_is_seen_through_trusted_proxies() -> None:
 def test_a_route_without_tokens_has_rules_too() -> None:
     rules = [
         Rule(name="no", allow=False, tools=["drop*"]),
-        Rule(name="nobody", allow=True, tools=["a"], when="size(claims) > 0"),
-        Rule(name="anybody", allow=True, tools=["b"], when="principal == 'anonymous' && size(scopes) == 0"),
+        Rule(name="nobody", allow=True, tools=["a"], when="principal != 'anonymous'"),
+        Rule(name="anybody", allow=True, tools=["b"], when="principal == 'anonymous'"),
     ]
     with anonymous(*rules, allowed_hosts=[HOST]) as proxy:
         assert denied(send(proxy, call("drop_all")), "no")
@@ -357,6 +357,17 @@ def test_a_verdict_is_good_for_what_it_was_found_for() -> None:
             assert send(proxy, call("b", method="prompts/get")) is None
             assert denied(send(proxy, call("a", method="prompts/get")))
             assert denied(send(proxy, message("DELETE")))
+
+
+def test_listeners_go_by_all_their_uris() -> None:
+    def listen(*uris: str) -> bytes:
+        filters = {"resourceSubscriptions": list(uris)}
+        return call(method="subscriptions/listen", notifications=filters)
+
+    with ruled(Rule(name="r", allow=True, resources=["file:///a/*"])) as proxy:
+        for _ in range(2):
+            assert send(proxy, listen("file:///a/b", "file:///a/c"), era="modern") is None
+            assert denied(send(proxy, listen("file:///a/b", "file:///b"), era="modern"))
 
 
 def test_subscriptions_go_by_their_uri() -> None:

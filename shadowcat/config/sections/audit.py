@@ -9,6 +9,7 @@ from shadowcat.config.units import Size
 
 AuditEvent = Literal[
     "authentication",
+    "login",
     "policy",
     "limit",
     "session",

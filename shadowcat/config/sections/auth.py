@@ -52,7 +52,8 @@ class Issuer(Section, frozen=True, kw_only=True):
     """Shared with the issuer, which signs with it (HS256, HS384, HS512) instead of with a key of its own;
     write ${NAME} to take it from the environment."""
     introspection: Introspection | None = None
-    """Ask the issuer about every token instead of verifying it; also for tokens that are no JWTs."""
+    """Ask the issuer about every token instead of verifying it; also for tokens that are no JWTs. About those
+    the first such issuer of a route is asked: nobody else is to see them."""
     refresh: Duration = Duration(300)
     """How often the keys are fetched again. A key that was withdrawn is accepted until then."""
     stale: Duration = Duration(86_400)

@@ -217,7 +217,7 @@ class Admission:
                 return found
             admitted = self._admit(template, client, access, key, found)
         if not admitted.scopes.issuperset(access.scopes):
-            return access.deny(Refusal.SCOPE_MISSING, template.base)
+            return access.deny(Refusal.SCOPE_MISSING, template.base)._replace(principal=admitted.principal)
         if access.exchanging:
             verdict = self._exchanger.look(access.exchanging, admitted, key)
             if verdict is not None:
@@ -236,7 +236,7 @@ class Admission:
         lasts = min(access.cache, identity.until - self._wall())
         now = self._plane.clock()
         admitted = Admitted(access, identity, now + lasts)
-        carry_over(self._cache.get(key), admitted, now)
+        carry_over(self._cache.get(key), admitted)
         self._cache.put(key, admitted)
         if self._plane.audit is not None:
             self._plane.audit.authenticated(template, client, admitted.principal)
@@ -443,5 +443,6 @@ class Admission:
 
 
 def _unchecked(unknown: Unknown | Lacking) -> Denial:
-    is_good = isinstance(unknown, Lacking)
-    return Denial(Refusal.CREDENTIAL_MISSING if is_good else Refusal.TOKEN_UNCHECKED)
+    if isinstance(unknown, Lacking):
+        return Denial(Refusal.CREDENTIAL_MISSING, principal=unknown.admitted.principal)
+    return Denial(Refusal.TOKEN_UNCHECKED)

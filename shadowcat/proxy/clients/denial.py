@@ -24,3 +24,5 @@ class Denial(NamedTuple):
     """Seconds after which the client may try again, where that is known better than the table says."""
     why: str = ""
     """What operators are told in the audit file, and the client is not."""
+    principal: str | None = None
+    """Whose token it is, where it is good, though the request does not begin."""

@@ -310,7 +310,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         """A request is let through, or not; it may have waited for that."""
         self._waiter = None
         if verdict is None:
-            self._begin(template, values, body)
+            self._begin(self._reader.renewed(template), values, body)
         else:
             self._answer(OwnAnswer.of(verdict, template, body, values))
 
@@ -373,7 +373,7 @@ class ClientConnection(asyncio.Protocol, Timed):
 
     def forget_verdict(self) -> None:
         """What heads are judged by has changed."""
-        self._reader.recall.forget()
+        self._reader.forget_verdict()
 
     def abort(self) -> None:
         """The worker stops now."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from shadowcat.auth.cache import TokenCache
+from shadowcat.auth.held import token_digest
 from shadowcat.errors import Refusal
 from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.upstreams.credentialed import PersonalPool, Presented
@@ -24,6 +25,7 @@ _REFUSED_FOR: Final = 5.0
 """Seconds for which nobody is asked again about a token that was refused."""
 _MOST_REFUSED: Final = 4096
 _NANOSECONDS: Final = 1e9
+_OPENING: Final = b"Authorization: Bearer "
 
 _read_answer: Final = msgspec.msgpack.Decoder(tuple[str, int]).decode
 """The token, and until when it may be sent (CLOCK_MONOTONIC ns)."""
@@ -81,7 +83,9 @@ class Exchanger:
             if presented is None or presented.section != pool.exchange or now >= presented.until:
                 until_refused = self._refused.get(self._name(key, pool))
                 if until_refused is not None and now < until_refused:
-                    return Denial(Refusal.EXCHANGE_REFUSED, detail=pool.origin.name)
+                    return Denial(
+                        Refusal.EXCHANGE_REFUSED, detail=pool.origin.name, principal=admitted.principal
+                    )
                 lacking.append(pool)
             else:
                 until = min(until, presented.until)
@@ -91,16 +95,18 @@ class Exchanger:
         return None
 
     def question(self, wish: Wish, token: bytes) -> bytes:
-        """What control is asked."""
-        return msgspec.msgpack.encode((wish.pool.place, token))
+        """What control is asked: for another token than the one that was there, if it comes to that."""
+        before = wish.admitted.presented.get(wish.pool.place)
+        digest = b"" if before is None else token_digest(before.line[len(_OPENING) : -2])
+        return msgspec.msgpack.encode((wish.pool.place, token, digest))
 
     def take(self, wish: Wish, admitted: Admitted | None, outcome: Outcome, text: bytes) -> None:
         """Take in what control has answered; `admitted` is what is known of the client's token by now."""
         section = wish.pool.exchange
         if outcome is Outcome.DONE and section is not None:
             token, until_ns = _read_answer(text)
-            line = b"Authorization: Bearer %b\r\n" % token.encode("ascii")
-            presented = Presented(section, line, until_ns / _NANOSECONDS)
+            line = b"%b%b\r\n" % (_OPENING, token.encode("ascii"))
+            presented = Presented(section, line, until_ns / _NANOSECONDS, self._plane.clock())
             for each in (wish.admitted, admitted):
                 if each is not None and each.principal == wish.admitted.principal:
                     each.presented[wish.pool.place] = presented
@@ -111,8 +117,7 @@ class Exchanger:
         return self._refused.key(pool.place.encode(), key)
 
 
-def carry_over(before: Admitted | None, after: Admitted, now: float) -> None:
-    """A token was verified anew: what was got for it stays good."""
+def carry_over(before: Admitted | None, after: Admitted) -> None:
+    """A token was verified anew: what was got for it stays, and is known for what is over."""
     if before is not None and before.principal == after.principal:
-        kept = {place: each for place, each in before.presented.items() if now < each.until}
-        after.presented = kept
+        after.presented = before.presented

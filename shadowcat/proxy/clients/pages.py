@@ -95,11 +95,11 @@ class Visit(Timed):
 class PageRequest:
     """What one request head asks of a page."""
 
-    __slots__ = ("_pages", "_text")
+    __slots__ = ("_asked", "_pages")
 
-    def __init__(self, pages: Pages, text: bytes) -> None:
+    def __init__(self, pages: Pages, asked: tuple[object, ...]) -> None:
         self._pages = pages
-        self._text = text
+        self._asked = asked
 
     def judge(self, _template: RequestTemplate, _client: ClientConnection) -> Unknown:
         """As `Admission.judge`: control has to be asked."""
@@ -107,13 +107,13 @@ class PageRequest:
 
     def wait(
         self,
-        _template: RequestTemplate,
+        template: RequestTemplate,
         _unknown: Unknown | Lacking,
         decided: Decided,
-        _client: ClientConnection,
+        client: ClientConnection,
     ) -> Visit | Denial:
         """As `Admission.wait`."""
-        return self._pages.ask(self._text, decided)
+        return self._pages.ask(msgspec.msgpack.encode((*self._asked, client.name(template))), decided)
 
 
 class Pages:
@@ -181,7 +181,7 @@ class Pages:
         }
         if browser is not None and not cookies.is_browser(browser):
             browser = None
-        return PageRequest(self, msgspec.msgpack.encode((kind, head.target.query, browser, known)))
+        return PageRequest(self, (kind, head.target.query, browser, known))
 
     def ask(self, text: bytes, decided: Decided) -> Visit | Denial:
         """Put a browser's request before control.

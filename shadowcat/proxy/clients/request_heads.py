@@ -108,6 +108,31 @@ class RequestHeads:
                 recall.keep(entry, cut, head)
         return template, cut.values, length
 
+    def renewed(self, template: RequestTemplate) -> RequestTemplate:
+        """The same template, read a while ago, by what is configured now: its request has not begun.
+
+        What a route asks of its requests is asked of this one, too. Where it wants tokens treated in another
+        way than the head was read, the head would have to be read again: it is refused, to be sent again.
+        """
+        route = template.route
+        if template.refusal is not None or route is None:
+            return template
+        found = self._routes.match(template.path)
+        access = route.access
+        forwards = access is not None and access.forwards
+        judges = access is not None and not forwards and template.preflight is None
+        if (
+            found is None
+            or found[0] is not route
+            or judges != template.is_judged
+            or (template.carries(_TOKEN) and not forwards)
+        ):
+            template.refusal = Refusal.ROUTE_CHANGED
+        is_limited = route.is_limited_ahead and template.preflight is None
+        template.halts = template.refusal is not None or judges or is_limited
+        template.new_exchange = self._kinds.of(template)
+        return template
+
     def rotate(self) -> None:
         """Forget what has not been used since the last call."""
         self._memo.rotate()

@@ -142,6 +142,16 @@ class RequestReader:
         if self.stage is _IDLE:
             self.recall.forget()
 
+    def forget_verdict(self) -> None:
+        """What heads are judged by has changed."""
+        self.recall.forget()
+        if self._template is not None:
+            self.renewed(self._template)
+
+    def renewed(self, template: RequestTemplate) -> RequestTemplate:
+        """As `RequestHeads.renewed`."""
+        return self._heads.renewed(template)
+
     def _read_head(self) -> Broken | None:
         """Read a head; afterwards `_template` is set if it was whole and good."""
         heads = self._heads

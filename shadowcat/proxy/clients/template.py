@@ -76,6 +76,7 @@ class RequestTemplate:
         "halts",
         "has_body",
         "http11",
+        "is_judged",
         "is_modern",
         "is_post",
         "keep_alive",
@@ -149,7 +150,8 @@ class RequestTemplate:
         self.page: PageRequest | None = None
         """Which of the proxy's own pages is called, and with what."""
         access = route.access if route is not None else None
-        is_judged = access is not None and not access.forwards and self.preflight is None
+        is_judged = self.is_judged = access is not None and not access.forwards and self.preflight is None
+        """Whether its token is judged."""
         self.token: bytes | Fault = Fault.MISSING
         """The bearer token as received, where it is to be judged."""
         if is_judged:

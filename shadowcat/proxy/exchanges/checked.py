@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import Envelope
@@ -17,6 +17,7 @@ from shadowcat.proxy.exchanges.batch_exchange import BatchExchange
 from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.exchanges.exchange_state import State
 from shadowcat.proxy.exchanges.initialize import InitializeExchange
+from shadowcat.proxy.exchanges.layers import layered
 from shadowcat.proxy.exchanges.session_exchange import SessionExchange
 from shadowcat.proxy.sessions.sessions import PATIENCE, RETRY
 from shadowcat.shm.locks import LockBusyError
@@ -149,14 +150,8 @@ _LAYERS: Final[dict[type[Exchange], type[Exchange]]] = {
     Exchange: _Checked,
 }
 """The first that fits."""
-_KINDS: Final[dict[type[Exchange], type[Exchange]]] = {}
 
 
 def checked(kind: type[Exchange]) -> type[Exchange]:
     """The same kind of exchange, for such a route."""
-    found = _KINDS.get(kind)
-    if found is None:
-        layer = next(layer for base, layer in _LAYERS.items() if issubclass(kind, base))
-        made = type(f"Checked{kind.__name__}", (layer, kind), {"__slots__": ()})
-        found = _KINDS[kind] = cast("type[Exchange]", made)
-    return found
+    return layered(next(layer for base, layer in _LAYERS.items() if issubclass(kind, base)), kind)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING
 
 from shadowcat.http1.response import Body
 from shadowcat.proxy.exchanges.exchange import Exchange
-from shadowcat.proxy.upstreams.credentialed import FetchedPool
+from shadowcat.proxy.exchanges.layers import layered
+from shadowcat.proxy.upstreams.credentialed import FetchedPool, PersonalPool
 from shadowcat.proxy.upstreams.response_heads import ResponseTemplate
 
 if TYPE_CHECKING:
@@ -33,6 +34,14 @@ class _Presenting(Exchange):
         assert line is not None  # Else the pool would not have come so far.
         return request.replace(b"\r\n", b"\r\n" + line, 1) if line else request
 
+    def open(
+        self, head: ResponseTemplate, values: tuple[bytes, ...], body: Body, length: int
+    ) -> bytes | None:
+        """The answer's head has arrived."""
+        if head.challenges and isinstance(self._pool, PersonalPool):
+            self._pool.rejected(self.template.admitted)
+        return super().open(head, values, body, length)
+
 
 class _Renewing(Exchange):
     """Notices when the credential that control has fetched is not accepted."""
@@ -48,22 +57,11 @@ class _Renewing(Exchange):
         return super().open(head, values, body, length)
 
 
-_KINDS: Final[dict[tuple[type[Exchange], type[Exchange]], type[Exchange]]] = {}
-
-
 def presenting(kind: type[Exchange]) -> type[Exchange]:
     """The same kind of exchange, for a route with an upstream that is told who the client is."""
-    return _layered(_Presenting, kind)
+    return layered(_Presenting, kind)
 
 
 def renewing(kind: type[Exchange]) -> type[Exchange]:
     """The same kind of exchange, for a route with an upstream whose credential control fetches."""
-    return _layered(_Renewing, kind)
-
-
-def _layered(layer: type[Exchange], kind: type[Exchange]) -> type[Exchange]:
-    found = _KINDS.get((layer, kind))
-    if found is None:
-        made = type(f"{layer.__name__.strip('_')}{kind.__name__}", (layer, kind), {"__slots__": ()})
-        found = _KINDS[layer, kind] = cast("type[Exchange]", made)
-    return found
+    return layered(_Renewing, kind)

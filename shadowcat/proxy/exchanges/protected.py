@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
-
 from shadowcat.errors import Refusal
 from shadowcat.http1.response import Body
 from shadowcat.proxy.exchanges.exchange import Exchange
+from shadowcat.proxy.exchanges.layers import layered
 from shadowcat.proxy.upstreams.response_heads import ResponseTemplate
 
 
@@ -29,13 +28,6 @@ class _Protected(Exchange):
         return None
 
 
-_KINDS: Final[dict[type[Exchange], type[Exchange]]] = {}
-
-
 def protected(kind: type[Exchange]) -> type[Exchange]:
     """The same kind of exchange, for such a route."""
-    found = _KINDS.get(kind)
-    if found is None:
-        made = type(f"Protected{kind.__name__}", (_Protected, kind), {"__slots__": ()})
-        found = _KINDS[kind] = cast("type[Exchange]", made)
-    return found
+    return layered(_Protected, kind)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
-
 from shadowcat.proxy.exchanges.exchange import Exchange
+from shadowcat.proxy.exchanges.layers import layered
 
 
 class _Seated(Exchange):
@@ -17,13 +16,6 @@ class _Seated(Exchange):
         self.plane.limits.end(self)
 
 
-_KINDS: Final[dict[type[Exchange], type[Exchange]]] = {}
-
-
 def seated(kind: type[Exchange]) -> type[Exchange]:
     """The same kind of exchange, for such a route."""
-    found = _KINDS.get(kind)
-    if found is None:
-        made = type(f"Seated{kind.__name__}", (_Seated, kind), {"__slots__": ()})
-        found = _KINDS[kind] = cast("type[Exchange]", made)
-    return found
+    return layered(_Seated, kind)

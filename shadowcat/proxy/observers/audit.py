@@ -171,7 +171,9 @@ class Audit:
         messages: Iterable[Envelope | None] = calls if has_begun else ()
         for message in messages or (observation.envelope,):
             kind = event or ("tool_call" if has_begun and calls else "refusal")
-            self._request(observation, message, kind, outcome, refusal.name.lower(), data)
+            self._request(
+                observation, message, kind, outcome, refusal.name.lower(), data, principal=denial.principal
+            )
 
     def _request(
         self,
@@ -181,11 +183,12 @@ class Audit:
         outcome: str,
         reason: str | None = None,
         data: dict[str, Any] | None = None,
+        *,
+        principal: str | None = None,
     ) -> None:
         template, exchange = observation.template, observation.exchange
-        principal = None
         # Who is refused for a token is nobody, whatever an earlier one with this head had shown.
-        if template is not None and (exchange is not None or event != "authentication"):
+        if principal is None and template is not None and (exchange is not None or event != "authentication"):
             principal = template.principal
         self._trail.record(
             event,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from shadowcat.proxy.upstreams.origin import Origin
     from shadowcat.proxy.upstreams.upstream import Job
 
+EARLY: Final = 10.0
+"""Seconds for which an exchanged token is used at least, whatever the upstream says of it."""
 PATIENCE: Final = 2.0
 """Seconds that a request waits for a credential that control has not fetched yet."""
 _NANOSECONDS: Final = 1e9
@@ -39,6 +41,7 @@ class Presented(NamedTuple):
     """The header field, with its CRLF."""
     until: float
     """Loop's clock, seconds."""
+    since: float = 0.0
 
 
 class FetchedPool(Pool):
@@ -188,6 +191,17 @@ class PersonalPool(Pool):
             presented = Presented(section, line, now + signer.lifetime / 2)
             admitted.presented[self.place] = presented
         return presented.line
+
+    def rejected(self, admitted: Admitted | None) -> None:
+        """The upstream asks to authenticate: what the client's token was exchanged for may have been
+        withdrawn. With the next request another one is asked for.
+        """
+        presented = admitted.presented.get(self.place) if admitted is not None else None
+        now = self._plane.clock()
+        if admitted is None or presented is None or self.exchange is None or now < presented.since + EARLY:
+            return
+        admitted.presented[self.place] = presented._replace(until=min(now, presented.until))
+        admitted.until = min(now, admitted.until)
 
 
 def pool_class(upstream: model.Upstream) -> type[Pool]:

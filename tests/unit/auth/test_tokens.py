@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shadowcat.auth.cache import TokenCache
 from shadowcat.auth.challenges import challenge
-from shadowcat.auth.discovery import keys_url, may_be_public, well_known
+from shadowcat.auth.discovery import endpoint_url, may_be_public, well_known
 from shadowcat.auth.keys import read_key_set
 from shadowcat.auth.metadata import metadata_url
 from shadowcat.auth.tokens import Fault, TokenError, bearer, read_jwt
@@ -100,7 +100,8 @@ def test_discovery_follows_nobody_else() -> None:
     ]
     issuer = "https://a.example"
     assert (
-        keys_url(issuer, {"issuer": issuer, "jwks_uri": "https://keys.example/k"}) == "https://keys.example/k"
+        endpoint_url(issuer, {"issuer": issuer, "jwks_uri": "https://keys.example/k"}, "jwks_uri")
+        == "https://keys.example/k"
     )
     for document in (
         {"issuer": "https://b.example", "jwks_uri": "https://a.example/k"},
@@ -115,7 +116,7 @@ def test_discovery_follows_nobody_else() -> None:
         [],
     ):
         with pytest.raises(ValueError):
-            keys_url(issuer, document)
+            endpoint_url(issuer, document, "jwks_uri")
     assert may_be_public("8.8.8.8")
     assert not may_be_public("127.1.2.3")
 

@@ -40,6 +40,10 @@ def rule(**keys: Any) -> dict[str, Any]:
         (rule(when="toll == 'a'"), "rules[0].when: line 1, character 1: undeclared reference to 'toll'"),
         (rule(scopes=["a b"]), "rules[0].scopes[0]: 'a b' is no scope"),
         (rule(scopes=["a"]), "rules[0].scopes: no token is verified"),
+        (
+            rule(when="subject != 'm' && 'a' in roles"),
+            "rules[0].when: no token is verified on this route, so there is nothing in roles and subject",
+        ),
         (rule(scopes=["a"], allow=False), "rules[0].scopes: a rule that denies"),
     ],
 )

@@ -10,7 +10,7 @@ import msgspec
 import orjson
 import pytest
 
-from shadowcat.auth.held import place, usable_for
+from shadowcat.auth.held import place, token_digest, usable_for
 from shadowcat.config.model import Auth, Config, Credential, Issuer, Route, TokenExchange, Upstream
 from shadowcat.control.exchange import Exchanges
 from shadowcat.control.oauth import TokenClient
@@ -19,7 +19,7 @@ from shadowcat.shm.questions import Outcome
 from shadowcat.shm.shared import Shared
 
 NS = 1_000_000_000
-Ask = Callable[[int, bytes], Awaitable[tuple[Outcome, bytes]]]
+Ask = Callable[..., Awaitable[tuple[Outcome, bytes]]]
 AUTH = Auth(issuers=[Issuer(issuer="https://idp.example", audience="a")])
 
 
@@ -72,9 +72,9 @@ def asking(shared: Shared, server: Server, body: Callable[[Ask], Awaitable[None]
     async def run() -> None:
         exchanges = Exchanges(Present(shared), TokenClient(server), lambda: server.now)
 
-        def ask(number: int, token: bytes) -> Awaitable[tuple[Outcome, bytes]]:
+        def ask(number: int, token: bytes, rejected: bytes = b"") -> Awaitable[tuple[Outcome, bytes]]:
             where = place(seats[number].row, seats[number].generation)
-            return exchanges.answer(msgspec.msgpack.encode((where, token)))
+            return exchanges.answer(msgspec.msgpack.encode((where, token, rejected)))
 
         try:
             await body(ask)
@@ -104,6 +104,24 @@ def test_one_request_for_all_who_ask(shared: Shared) -> None:
         assert (await ask(0, b"alice"))[1] == text
         server.now = int(usable_for(60) * NS)
         assert (await ask(0, b"alice"))[1] != text
+        assert len(server.forms) == 2
+
+    asking(shared, server, body)
+
+
+def test_one_that_is_not_accepted_is_asked_for_anew_once_in_a_while(shared: Shared) -> None:
+    server = Server()
+
+    async def body(ask: Ask) -> None:
+        first = (await ask(0, b"alice"))[1]
+        server.now = 9 * NS
+        assert (await ask(0, b"alice", token_digest(b"t1")))[1] == first
+        server.now = 10 * NS
+        assert (await ask(0, b"alice", token_digest(b"t0")))[1] == first, "another one was meant"
+        second = (await ask(0, b"alice", token_digest(b"t1")))[1]
+        assert msgspec.msgpack.decode(second)[0] == "t2"
+        # Whoever else has the first one is served with what there is.
+        assert (await ask(0, b"alice", token_digest(b"t1")))[1] == second
         assert len(server.forms) == 2
 
     asking(shared, server, body)

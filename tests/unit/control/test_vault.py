@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from shadowcat.config.model import Config, Route, Upstream
-from shadowcat.control.vault import Vault, VaultFullError
+from shadowcat.control.vault import SPARE, Vault, VaultFullError
 from shadowcat.shm.shared import Shared
 
 
@@ -59,3 +59,17 @@ def test_what_does_not_fit_is_refused_and_the_rest_stays(shared: Shared) -> None
         assert list(each) == ["small", "large"]
     shelf.remove(["large"])
     shelf.put("more", Login("c", bytes(700_000)))
+
+
+def test_browsers_leave_room_for_upstreams(shared: Shared) -> None:
+    vault = Vault(shared.vault)
+    logins, grants = vault.shelf("logins", Login, SPARE), vault.shelf("grants", Login)
+    for number in range(88):
+        logins.put(str(number), Login("a", bytes(10_000)))
+    with pytest.raises(VaultFullError, match="others need some"):
+        logins.put("more", Login("a", bytes(60_000)))
+    grants.put("upstream", Login("b", bytes(SPARE // 2)))
+    grants.put("upstream", Login("c", bytes(SPARE // 2)))
+    # Whoever is over may always go.
+    logins.remove(["0"])
+    assert len(logins) == 87

@@ -40,6 +40,37 @@ def decide(
     return rule_set.decide(question, caller)
 
 
+def listening(*uris: Any, **more: Any) -> Asked:
+    filters = {"toolsListChanged": True} | ({"resourceSubscriptions": list(uris)} if uris else {}) | more
+    return asked("subscriptions/listen", params={"notifications": filters})
+
+
+def test_who_listens_subscribes_to_resources() -> None:
+    ours = allow("ours", resources=["file:///a/*"])
+    secret = deny("secret", resources=["file:///a/s*"])
+    rest = allow("rest", methods=["subscriptions/listen"])
+    a, s, b = "file:///a/b", "file:///a/s", "file:///b"
+    assert decide([ours], listening(a, s)) == Verdict(True, "ours")
+    assert decide([ours], listening(a, b)) == DENIED
+    assert decide([ours], listening()) == DENIED, "that is about no resource"
+    assert decide([secret, rest], listening()) == Verdict(True, "rest")
+    assert decide([secret, rest], listening(a, b)) == Verdict(True, "rest")
+    assert decide([secret, rest], listening(a, s)) == Verdict(False, "secret")
+    for question in (
+        listening(a, 1),
+        listening(resourceSubscriptions="x"),
+        listening("file:///a/../b"),
+        asked("subscriptions/listen", params={"notifications": []}),
+        asked("subscriptions/listen"),
+    ):
+        assert decide([secret, rest], question) == Verdict(False, "secret")
+        assert decide([ours], question) == DENIED
+    when = deny("when", when="resource.startsWith('file:///a/s')")
+    assert decide([when, rest], listening(s)) == Verdict(False, "when")
+    assert decide([when, rest], listening(a, s)) == Verdict(False, "when")
+    assert decide([when, rest], listening(a)) == decide([when, rest], listening()) == Verdict(True, "rest")
+
+
 def test_what_no_rule_allows_is_refused() -> None:
     assert decide([allow(tools=["a"])], asked(name="b")) == DENIED
 
@@ -49,6 +80,39 @@ def test_the_first_that_holds_decides() -> None:
     assert decide(rules, asked(name="delete_all")) == Verdict(False, "no")
     assert decide(rules, asked(name="get")) == Verdict(True, "yes")
     assert decide(rules, asked("ping")) == Verdict(False, "rest")
+
+
+@pytest.mark.parametrize(
+    ("uri", "is_plain"),
+    [
+        ("file:///srv/a%20b.txt", True),
+        ("file:///srv/.config/a..b/...", True),
+        ("https://x.example/a?next=https://y.example/b&c=a%2Fb", True),
+        ("repo://owner%2Fname/", True),
+        ("urn:a:b", True),
+        ("file:///srv/../etc/passwd", False),
+        ("file:///srv/..", False),
+        ("file:///srv/./etc", False),
+        ("file:///srv/%2e%2E/etc", False),
+        ("file:///srv/%252e%252e/etc", False),
+        ("file:///srv/a%2f..%2f..%2fetc", False),
+        ("file:///srv/a\\..\\..\\etc", False),
+        ("file:///srv/x/..;a/etc", False),
+        ("file:..", False),
+        ("../etc", False),
+        ("file:///srv//etc", False),
+        ("file:////etc", False),
+        ("file:///srv/%65tc", False),
+    ],
+)
+@pytest.mark.parametrize("method", ["resources/read", "resources/subscribe"])
+def test_a_uri_with_several_spellings_opens_no_door(method: str, uri: str, *, is_plain: bool) -> None:
+    question = asked(method, uri, {"uri": uri})
+    for keys in ({"resources": ["*"]}, {"when": "resource != ''"}, {"when": "name != ''"}):
+        assert decide([allow(**keys)], question).allow is is_plain
+    # What is about other resources denies it, as it may be one of these.
+    assert decide([deny(resources=["db://*"]), allow()], question).allow is is_plain
+    assert decide([deny(tools=["*"]), deny(when="tool == 'a'"), allow(methods=[method])], question).allow
 
 
 @pytest.mark.parametrize(
