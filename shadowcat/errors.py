@@ -136,6 +136,13 @@ class Refusal(Enum):
         503, _INTERNAL, False, "the session is being recovered", "RFC 9110 15.6.4", None, 1
     )
     STREAM_TAKEN = _Row(409, _INVALID, False, "another stream of the session took over", "RFC 9110 15.5.10")
+    # Overload: nothing is wrong with the request, and nothing of it was carried out.
+    OVERLOADED = _Row(503, _INTERNAL, False, "too many requests are under way", "RFC 9110 15.6.4", None, 1)
+    OUT_OF_MEMORY = _Row(
+        503, _INTERNAL, True, "too many large messages are under way", "RFC 9110 15.6.4", None, 1
+    )
+    TOO_MANY_CLIENTS = _Row(503, _INTERNAL, True, "too many clients are there", "RFC 9110 15.6.4", None, 1)
+    OUT_OF_DESCRIPTORS = _Row(503, _INTERNAL, True, "file descriptors run short", "RFC 9110 15.6.4", None, 1)
     # Upstream: the request was good, its answer is not to be had.
     NO_UPSTREAM = _Row(503, _INTERNAL, False, "no upstream can take this now", "RFC 9110 15.6.4", None, 5)
     BREAKER_OPEN = _Row(

@@ -25,6 +25,7 @@ RELOADABLE: Final = (
     "trusted_proxies",
     "proxy_protocol",
     "http",
+    "overload",
     "sessions",
     "limits",
 )

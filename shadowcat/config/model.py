@@ -24,6 +24,7 @@ from shadowcat.config.sections.credentials import (
     TokenExchange,
 )
 from shadowcat.config.sections.limits import Limits, RouteLimits
+from shadowcat.config.sections.overload import Overload, Priority
 from shadowcat.config.sections.policy import Policy, Rule, Tools
 from shadowcat.config.sections.upstreams import (
     Balance,
@@ -61,9 +62,11 @@ __all__ = [
     "Login",
     "OAuthClient",
     "Outlier",
+    "Overload",
     "Policy",
     "Pool",
     "Positive",
+    "Priority",
     "Retry",
     "Route",
     "RouteLimits",
@@ -99,6 +102,9 @@ class Route(Section, frozen=True, kw_only=True):
     """Off by default: everybody may use the route."""
     policy: Policy | None = None
     """Off by default: whoever may use the route may do everything."""
+    priority: Priority = "normal"
+    """Where requests have to wait (`overload.max_in_flight`): which routes' go first, and are given up last.
+    Requests for new sessions come behind those of all routes."""
     limits: RouteLimits | None = None
     """Off by default."""
 
@@ -210,6 +216,7 @@ class Config(Section, frozen=True, kw_only=True):
     sessions: Sessions = Sessions()
     limits: Limits = Limits()
     http: Http = Http()
+    overload: Overload = Overload()
     log: Log = Log()
     access_log: AccessLog | None = None
     """Off by default."""

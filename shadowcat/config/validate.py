@@ -18,6 +18,7 @@ from shadowcat.config.headers import FIELD_NAME, RESERVED
 from shadowcat.config.limits import limit_problems
 from shadowcat.config.login import login_problems
 from shadowcat.config.model import Config, Health
+from shadowcat.config.overload import overload_problems
 from shadowcat.config.rules import policy_problems
 from shadowcat.config.structure import build
 from shadowcat.config.tools import tools_problems
@@ -75,6 +76,7 @@ def semantic_problems(config: Config) -> list[str]:
         *_callers(config),
         *_limits(config),
         *_sessions(config),
+        *overload_problems(config),
         *_access_log(config),
         *(audit_problems(config.audit) if config.audit is not None else ()),
         *_room(config),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import time
 from collections.abc import Callable
 from functools import partial
@@ -45,7 +46,8 @@ def assemble(
         SnapshotError: What the supervisor or control has published is spoilt.
     """
     worker = process - worker_number(0)
-    plane = DataPlane(config, shared, process, loop, time.time, clock_ns)
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    plane = DataPlane(config, shared, process, loop, time.time, clock_ns, descriptors)
     host = Host(
         [shared.page(each).cells for each in range(shared.processes)],
         shared.cursors_with(plane.sessions.table.locks),

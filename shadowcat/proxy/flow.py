@@ -77,3 +77,9 @@ def both(first: Callable[[bytes], None], second: Callable[[bytes], None]) -> Cal
         second(data)
 
     return watch
+
+
+def descriptor_of(transport: asyncio.Transport) -> int:
+    """The number of a connection's descriptor; -1 if it has none, or none any more."""
+    raw = transport.get_extra_info("socket")
+    return -1 if raw is None else int(raw.fileno())

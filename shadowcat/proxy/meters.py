@@ -12,6 +12,7 @@ from typing import Final
 
 from shadowcat.errors import Refusal
 from shadowcat.shm.counters import STATUSES, Layout, reason_number, tier_number
+from shadowcat.shm.shared import Shared, worker_number
 
 _NANOSECONDS: Final = 1_000_000_000
 _BYTES: Final = ("client_received", "client_sent", "upstream_received", "upstream_sent")
@@ -21,13 +22,18 @@ class WorkerMeters:
     """What a worker counts as a whole."""
 
     __slots__ = (
+        "_buffered",
         "_cells",
         "_connections",
         "_numbers",
         "client_received",
         "client_sent",
+        "closed_idle",
         "crowded",
+        "overload_in_flight",
+        "overload_queue",
         "refusals",
+        "turned_away",
         "unintroduced",
         "upstream_received",
         "upstream_sent",
@@ -41,6 +47,11 @@ class WorkerMeters:
     def __init__(self, layout: Layout, cells: memoryview) -> None:
         self._cells = cells
         self._connections = layout.cell("connections")
+        self._buffered = layout.cell("buffered_bytes")
+        self.turned_away = layout.cell("connections_turned_away_total")
+        self.closed_idle = layout.cell("connections_closed_idle_total")
+        self.overload_in_flight = layout.cell("overload_in_flight")
+        self.overload_queue = layout.cell("overload_queue")
         self._numbers = {
             "accepted": layout.cell("connections_accepted_total"),
             "detached": layout.cell("detached_exchanges"),
@@ -60,9 +71,16 @@ class WorkerMeters:
         """Publish the number of clients, at once: the other workers decide by it (worker/handover.py)."""
         self._cells[self._connections] = connections
 
-    def publish(self, detached: int) -> None:
+    def levels(self, shared: Shared) -> list[memoryview]:
+        """Each worker's cell with the number of its clients."""
+        number = self._connections
+        pages = [shared.page(process) for process in range(worker_number(0), shared.processes)]
+        return [page.cells[number : number + 1] for page in pages]
+
+    def publish(self, detached: int, buffered: int) -> None:
         """Put the present levels and the bytes into the cells."""
         cells = self._cells
+        cells[self._buffered] = buffered
         numbers = self._numbers
         cells[numbers["detached"]] = detached
         for name in _BYTES:
@@ -90,6 +108,7 @@ class RouteMeters:
         "policy_tolerated",
         "recoveries",
         "recovery_failures",
+        "shed",
         "statuses",
     )
 
@@ -115,6 +134,7 @@ class RouteMeters:
         self.policy_allowed = layout.cell("policy_allowed_total", number)
         self.policy_denied = layout.cell("policy_denied_total", number)
         self.policy_tolerated = layout.cell("policy_tolerated_total", number)
+        self.shed = layout.cell("shed_total", number)
         self._in_flight = layout.cell("requests_in_flight", number)
         self.limited = layout.cell("limited_total", tier_number(number, 0))
         """Refusals by the first tier of limits; the others follow."""

@@ -25,6 +25,9 @@ from shadowcat.proxy.limits.entrance import Entrance
 from shadowcat.proxy.limits.limits import Limits
 from shadowcat.proxy.meters import WorkerMeters
 from shadowcat.proxy.observers.observe import Observation, Observer
+from shadowcat.proxy.overload.doors import Doors
+from shadowcat.proxy.overload.places import Places
+from shadowcat.proxy.overload.stock import Stock
 from shadowcat.proxy.route import Route, RouteTable
 from shadowcat.proxy.sessions.recovery import Recoveries
 from shadowcat.proxy.sessions.sessions import NANOSECONDS, Sessions
@@ -57,8 +60,12 @@ class DataPlane:
         loop: asyncio.AbstractEventLoop,
         wall: Callable[[], float],
         clock_ns: Callable[[], int],
+        descriptors: int,
     ) -> None:
-        """Made by `assembly.assemble` alone, which also adds the routes; `wall` tells seconds since 1970."""
+        """Made by `assembly.assemble` alone, which also adds the routes.
+
+        `wall` tells seconds since 1970; `descriptors` is how many this process may have.
+        """
         self.loop = loop
         self.clock = loop.time
         self.cells = shared.page(process).cells
@@ -100,6 +107,12 @@ class DataPlane:
         self._arrivals: set[Arrival] = set()
         """Connections that have not said yet for whom they come."""
         self._clients: set[ClientConnection] = set()
+        self.pressure = shared.pressure_for(process)
+        self.places = Places(self, self.pressure)
+        self.stock = Stock(self.pressure)
+        levels = self.meters.levels(shared)
+        counters = self.meters.turned_away, self.meters.closed_idle
+        self.doors = Doors(self._clients, levels, descriptors, self.clock, self.cells, counters)
         self._detached: dict[Exchange, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -125,9 +138,13 @@ class DataPlane:
         }
         self.routes = routes
         self.admission.take_up(config, routes)
+        queues = self.places.take_up(config)
+        self.stock.take_up(config)
+        self.doors.take_up(config)
         self.entrance.take_up(is_limited=self.limits.take_up(config, routes))
         for route, section in zip(routes, config.routes, strict=True):
             route.checks = checks_of(self, route, section)
+            route.queues = queues
         self.pages.configure(config)
         self.pools = tuple(pools.values())
         self.route_table = RouteTable(routes, documents(self.pools))
@@ -194,6 +211,7 @@ class DataPlane:
             self._timer.cancel()
             self._timer = None
         self.room.stop()
+        self.places.stop()
         for task in self._tasks:
             task.cancel()
         self._publish()
@@ -264,6 +282,13 @@ class DataPlane:
         self._count()
         if self.draining:
             client.drain()
+        denial = self.doors.objection(client.descriptor, self.wheel.now)
+        if denial is not None:
+            self.disconnected(client)  # It is none of those that there is work for.
+            if self.doors.may_tell(client):
+                client.turn_away(denial)
+            else:
+                client.abort()
 
     def disconnected(self, client: ClientConnection) -> None:
         """A client is gone."""
@@ -279,6 +304,7 @@ class DataPlane:
         if len(self._detached) >= MOST_DETACHED:
             next(iter(self._detached)).abandon_detached()
         self._detached[exchange] = None
+        exchange.body = b""  # It is not sent again for nobody.
 
     def settle(self, exchange: Exchange) -> None:
         """An exchange without client has ended, however it did."""
@@ -319,7 +345,8 @@ class DataPlane:
             pool.close_idle()
 
     def _publish(self) -> None:
-        self.meters.publish(detached=len(self._detached))
+        self.meters.publish(detached=len(self._detached), buffered=self.pressure.buffered)
+        self.places.publish()
         for route in self.routes:
             route.meters.publish(route.retries.requests)
         for pool in self.pools:
@@ -339,6 +366,8 @@ class DataPlane:
         if self.wheel.tick(now):
             self.loop.call_soon(self._catch_up)
         self.room.tick(now)
+        self.stock.tick()
+        self.doors.tick()
         for pool in self.pools:
             pool.tick(now)
         self._publish()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from shadowcat.config import model
 from shadowcat.mcp.envelope import Envelope
+from shadowcat.policy.line import Rank
 from shadowcat.policy.retry import RetryBudget
 from shadowcat.policy.tools import ToolRules
 from shadowcat.policy.waits import Waits, waits_for
@@ -45,6 +46,8 @@ class Route:
         "path",
         "pools",
         "presents",
+        "queues",
+        "rank",
         "renews",
         "retries",
         "timeouts",
@@ -93,6 +96,10 @@ class Route:
         """Whether an upstream is told who the client is."""
         self.renews = False
         """Whether an upstream has a credential that control fetches."""
+        self.queues = False
+        """Whether its requests may have to wait until others have ended."""
+        self.rank = Rank.NORMAL
+        """Which of those who wait go first."""
         self.needs_session = False
         """Whether all of `legacy` are known to issue session ids: no legacy request can do without."""
 
@@ -104,6 +111,7 @@ class Route:
         self.compares = len(pools) > 1 and section.balance.strategy in COMPARES
         self.timeouts = section.timeouts
         self.attempts = section.retry.attempts
+        self.rank = Rank[section.priority.upper()]
         self.retries.share = section.retry.budget
         self.tools = ToolRules(section.policy.tools if section.policy is not None else None)
         self.usual_waits.clear()

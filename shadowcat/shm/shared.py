@@ -15,6 +15,7 @@ vault       control, which alone reads it                   snapshots.py
 questions   per desk: its worker, and control               questions.py
 connections one block per process: that process             connections.py
 buckets     one page per process: that process              breakers.py
+pressure    one block per process: that process             pressure.py
 crowd       one block per process: that process             crowd.py
 rings       one per process: that process, and control      rings.py
 limiter     any worker, under locks of its buckets          limiter.py
@@ -31,7 +32,7 @@ from typing import Final, Protocol
 from shadowcat.config import seats
 from shadowcat.config.model import Config
 from shadowcat.errors import StartError
-from shadowcat.shm import concurrency, crowd
+from shadowcat.shm import concurrency, crowd, pressure
 from shadowcat.shm.affinity import SECRET as AFFINITY_SECRET
 from shadowcat.shm.affinity import AffinityTable
 from shadowcat.shm.board import Board
@@ -49,6 +50,7 @@ from shadowcat.shm.locks import Locks
 from shadowcat.shm.logins import Logins
 from shadowcat.shm.mailboxes import Mailboxes
 from shadowcat.shm.page import HEADER, Page
+from shadowcat.shm.pressure import Pressure
 from shadowcat.shm.questions import Questions
 from shadowcat.shm.region import PAGE, WORD, Plan, Region
 from shadowcat.shm.rings import Ring, Rings
@@ -106,6 +108,7 @@ class Shared:
         "_limiter",
         "_limiter_secret",
         "_pages",
+        "_pressure",
         "_region",
         "_rings",
         "_section",
@@ -145,6 +148,7 @@ class Shared:
         questions = Questions.plan(plan, config.workers)
         logins = Logins.plan(plan)
         connections = Connections.plan(plan, config.max_upstreams, processes)
+        self._pressure = pressure.plan_pressure(plan, processes)
         self._crowd = crowd.plan_crowd(plan, processes)
         self._crowd_secret = os.urandom(crowd.SECRET)
         self.audit = audit = config.audit
@@ -234,6 +238,14 @@ class Shared:
     def ejections_with(self, locks: Locks, process: int) -> Ejections:
         """The ejections of all routes for `process`, whose `locks` these are."""
         return Ejections(self.board, locks, process)
+
+    def pressure_for(self, process: int) -> Pressure:
+        """What the host has taken on, for the worker `process`."""
+        return Pressure(self._region, self._pressure, process, range(_FIRST_WORKER, self.processes))
+
+    def clear_pressure(self, process: int) -> None:
+        """Nothing is under way in a process that has died; for the supervisor."""
+        pressure.clear(self._region, self._pressure, process)
 
     def crowd_for(self, process: int) -> Crowd:
         """The connections of each client address, as `process` counts them."""

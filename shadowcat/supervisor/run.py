@@ -275,6 +275,7 @@ class Supervisor:
             member.page.reset_gauges(self._shared.layout)
             self._shared.mail.clear(member.number)
             self._shared.connections.clear(member.number)
+            self._shared.clear_pressure(member.number)
             self._shared.clear_crowd(member.number)
             self._shared.clear_concurrency(member.number)
             self._sessions.repair(member.number)

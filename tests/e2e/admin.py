@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import http.client
+import inspect
 import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
+from shadowcat.control.limits import LimitsApi
+from shadowcat.control.server import Admin
 from tests.e2e.harness import Shadowcat
+
+
+def pages() -> set[str]:
+    """The path of everything that the admin listener has, as its application knows them."""
+    parameters = inspect.signature(Admin).parameters.values()
+    # Which parts there are makes no difference to that.
+    parts: dict[str, Any] = {each.name: None for each in parameters if each.default is each.empty}
+    nothing = parts["present"]
+    parts["limits"] = LimitsApi(nothing, nothing, nothing)
+    found = {resource.canonical for resource in Admin(**parts).application().router.resources()}
+    assert {"/livez", "/metrics", "/api/status", "/api/limits", "/api/sessions/{handle}"} <= found
+    return found
 
 
 def call(cat: Shadowcat, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:

@@ -11,11 +11,10 @@ import stat
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from shadowcat.control.server import Admin
+from tests.e2e.admin import pages
 from tests.e2e.harness import COMMAND, EchoUpstream, Shadowcat, eventually
 
 OPEN = {"/livez", "/readyz"}
@@ -25,10 +24,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", 
 
 def paths() -> list[str]:
     """Every path that the admin application knows, and some that it does not."""
-    nothing: Any = None
-    application = Admin(*[nothing] * 6, token=None).application()
-    known = {resource.canonical for resource in application.router.resources()}
-    assert known > OPEN | {"/metrics", "/api/status", "/api/reload"}
+    known = pages()
     return sorted(path.replace("{", "0-").replace("}", "") for path in known | {"/", "/nothing"})
 
 

@@ -15,7 +15,6 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from shadowcat.control.server import Admin
 from shadowcat.testing.mock_mcp.faults import Fault
 from shadowcat.testing.mock_mcp.server import MockMcpServer
 from shadowcat.testing.mock_oauth import records
@@ -23,6 +22,7 @@ from shadowcat.testing.mock_oauth.lies import Lie
 from shadowcat.testing.mock_oauth.options import OAuthOptions
 from shadowcat.testing.mock_oauth.server import MockOAuthServer
 from shadowcat.testing.raw_client import RawClient
+from tests.e2e.admin import pages
 from tests.e2e.browser import CALLBACK, LOGOUT, PUBLIC, Browser, parameters
 from tests.e2e.harness import Shadowcat, eventually
 from tests.e2e.secrecy import Records, Secrets
@@ -167,7 +167,7 @@ class Stage:
         """Read every page and every command, and what is known of the processes."""
         handles = json.loads(self.cat.admin("/api/sessions")[1])["sessions"]
         handle = handles[0]["handle"] if handles else "0-0000000000000000"
-        paths = [path.replace("{handle}", handle) for path in pages()]
+        paths = [path.replace("{handle}", handle) for path in sorted(pages())]
         for path in paths:
             _, body = self.cat.admin(path)
             self.records.add(f"page {path}", body)
@@ -194,15 +194,6 @@ class Stage:
             for name, value in parse_qsl(sent):
                 if name in ("code_verifier", "state", "nonce"):
                     self.secrets.add(name, value)
-
-
-def pages() -> list[str]:
-    """The path of every page of the admin listener."""
-    nothing: Any = None
-    router = Admin(*[nothing] * 6, token=None).application().router
-    found = {resource.canonical for resource in router.resources()}
-    assert {"/metrics", "/api/status", "/api/sessions/{handle}", "/api/upstreams"} <= found
-    return sorted(found)
 
 
 def captured(server: MockMcpServer) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from shadowcat.policy.inspect import inspect
 from shadowcat.proxy.clients.answers import CONTINUE
 from shadowcat.proxy.clients.client_state import State
 from shadowcat.proxy.clients.denial import Denial
+from shadowcat.proxy.clients.kept import Kept
 from shadowcat.proxy.clients.own_answer import OwnAnswer
 from shadowcat.proxy.clients.pages import Verdict, Visit
 from shadowcat.proxy.clients.patience import DRAIN_GRACE, LINGER_LIMIT, LINGER_TIME, PIPELINE_LIMIT
@@ -21,7 +22,8 @@ from shadowcat.proxy.clients.template import RequestTemplate
 from shadowcat.proxy.clients.waiter import Waiter
 from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.flow import limit_reader, peer_of, reset, unacknowledged
-from shadowcat.proxy.wheel import TICK, Timed
+from shadowcat.proxy.overload.stock import SMALL
+from shadowcat.proxy.wheel import TICK
 
 if TYPE_CHECKING:
     from shadowcat.proxy.limits.entrance import LockWaiter
@@ -36,11 +38,10 @@ _BATCH: Final = Kind.BATCH
 _REQUEST: Final = Kind.REQUEST
 
 
-class ClientConnection(asyncio.Protocol, Timed):
+class ClientConnection(Kept):
     """Speaks HTTP/1.1 to one client."""
 
     __slots__ = (
-        "_body_limit",
         "_discarded",
         "_exchange",
         "_half_closed",
@@ -50,6 +51,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         "_plane",
         "_reader",
         "_requests_left",
+        "_short_limit",
         "_since",
         "_stage",
         "_state",
@@ -70,7 +72,7 @@ class ClientConnection(asyncio.Protocol, Timed):
         self.deadline = self.filed = inf
         self._plane = plane
         self._meters = plane.meters
-        self._body_limit = int(plane.http.body_limit)
+        self._short_limit = min(int(plane.http.body_limit), SMALL)
         self._keepalive = TICK + plane.http.keepalive_timeout
         """Seconds until an idle connection is closed, for a clock that may be a tick behind."""
         self._state = _READING
@@ -109,9 +111,9 @@ class ClientConnection(asyncio.Protocol, Timed):
             loopback=isinstance(own, tuple) and is_loopback(str(own[0])),
             trusted=self._plane.trusted_proxies.trusts(address),
         )
-        self._reader = RequestReader(heads, self._plane.http)
-        self._plane.connected(self)
+        self._reader = RequestReader(heads, self._plane.http, self._plane.stock)
         self._rest()
+        self._plane.connected(self)
 
     def data_received(self, data: bytes) -> None:
         """The client has sent bytes."""
@@ -133,7 +135,7 @@ class ClientConnection(asyncio.Protocol, Timed):
                     last = reader.recall
                     if (data.startswith(last.head) or last.match(data)) and len(
                         data
-                    ) - last.end == last.length <= self._body_limit:
+                    ) - last.end == last.length <= self._short_limit:
                         self._begin(last.verdict, last.values, data[last.end :])
                         return
                 reader.buffer = data
@@ -179,6 +181,7 @@ class ClientConnection(asyncio.Protocol, Timed):
     def pause_writing(self) -> None:
         """The client is slower than its upstream."""
         self._paused = True
+        self._plane.stock.slow(self)
         if self._exchange is not None:
             self._exchange.pause()
         self._plane.wheel.set(self, self._plane.clock() + self._plane.http.write_timeout)
@@ -216,6 +219,8 @@ class ClientConnection(asyncio.Protocol, Timed):
         self._working = True
         while self._state is _READING and reader.buffer and not self._paused:
             result = reader.next()
+            if reader.held:
+                self._plane.stock.hold(self)
             if result is None:
                 self._wait_for_more()
                 break
@@ -361,23 +366,6 @@ class ClientConnection(asyncio.Protocol, Timed):
             self._exchange.end_stream()
         elif self._state is _READING and self._reader.stage is _IDLE:
             self._rest()
-
-    def touch(self, now_ns: int) -> None:
-        """Some time has passed: see `Exchange.touch`."""
-        if self._exchange is not None:
-            self._exchange.touch(now_ns)
-
-    def forget_head(self) -> None:
-        """Some time has passed: an idle connection keeps no token."""
-        self._reader.forget()
-
-    def forget_verdict(self) -> None:
-        """What heads are judged by has changed."""
-        self._reader.forget_verdict()
-
-    def abort(self) -> None:
-        """The worker stops now."""
-        self._transport.abort()
 
     # Ends.
 

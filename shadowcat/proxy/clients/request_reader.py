@@ -12,6 +12,7 @@ from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.clients.patience import body_deadline
 from shadowcat.proxy.clients.request_heads import RequestHeads
 from shadowcat.proxy.clients.template import RequestTemplate
+from shadowcat.proxy.overload.stock import SMALL, Stock
 
 _LONGEST_METHOD_AND_VERSION: Final = 32
 _MOST_PIECES: Final = 1024
@@ -72,15 +73,20 @@ class RequestReader:
         "_http",
         "_left",
         "_size",
+        "_stock",
         "_template",
         "_values",
         "buffer",
+        "held",
         "recall",
         "stage",
     )
 
-    def __init__(self, heads: RequestHeads, http: Http) -> None:
+    def __init__(self, heads: RequestHeads, http: Http, stock: Stock) -> None:
         self._heads = heads
+        self._stock = stock
+        self.held = 0
+        """Bytes that `stock` has made room for, since it was last asked to take them back."""
         self._http = http
         self.recall = heads.recall()
         """The last head; between requests, with nothing in the buffer, the caller may match it by itself."""
@@ -176,12 +182,23 @@ class RequestReader:
         if template.refusal is not None and not whole:
             # Decided on the head: the answer does not wait for a body, so the next request is not found.
             return self.broken(Denial(template.refusal))
+        if self.held:  # For the request before, which is over.
+            self._stock.take_back(self.held)
+            self.held = 0
+        if length > SMALL and not self._hold(length):
+            return self.broken(Denial(Refusal.OUT_OF_MEMORY))
         self.buffer = data[end:]
         self._size = self._framing = 0
         self._left = length
         self._chunks = ChunkReader(decode=True) if template.chunked else None
         self.stage = _BODY
         return None
+
+    def _hold(self, size: int) -> bool:
+        if self._stock.reserve(size):
+            self.held += size
+            return True
+        return False
 
     def _check_part(self, data: bytes) -> Broken | None:
         """Check as much as there is of a head."""
@@ -233,6 +250,8 @@ class RequestReader:
             self._size += len(content)
             if self._size > self._http.body_limit:
                 return self.broken(Denial(Refusal.BODY_TOO_LARGE))
+            if self._size > SMALL and not self._hold(len(content)):
+                return self.broken(Denial(Refusal.OUT_OF_MEMORY))
             self._keep(content)
             if chunks.done:
                 return chunks.excess + data[at + _STEP :]

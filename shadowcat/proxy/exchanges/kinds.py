@@ -15,6 +15,7 @@ from shadowcat.proxy.exchanges.initialize import InitializeExchange
 from shadowcat.proxy.exchanges.measured_exchange import MeasuredUnboundExchange
 from shadowcat.proxy.exchanges.presenting import presenting, renewing
 from shadowcat.proxy.exchanges.protected import protected
+from shadowcat.proxy.exchanges.queued import queued
 from shadowcat.proxy.exchanges.seated import seated
 from shadowcat.proxy.exchanges.session_exchange import SessionExchange, UnboundExchange
 from shadowcat.proxy.exchanges.stream_exchange import StreamExchange
@@ -80,4 +81,6 @@ def _layered(template: RequestTemplate, kind: type[Exchange]) -> type[Exchange]:
         kind = seated(kind)
     if route.checks:
         kind = checked(kind)
+    if route.queues and template.is_post:
+        kind = queued(kind)
     return filtered(kind) if route.tools.hides_any else kind

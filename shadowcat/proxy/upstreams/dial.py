@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Final
 
 from shadowcat.proxy.upstreams.origin import Origin
 
+OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
+"""Failures that are no upstream's: this process, or the machine, has none left."""
 RESOLVE_EVERY: Final = 30.0
 """Seconds after which a name is looked up again. getaddrinfo does not tell the record's time to live."""
 _LEAST_SHARE: Final = 1.0

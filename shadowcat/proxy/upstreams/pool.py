@@ -13,7 +13,7 @@ from shadowcat.errors import Refusal
 from shadowcat.policy.breaker import STATE_MASK
 from shadowcat.proxy.meters import UpstreamMeters
 from shadowcat.proxy.sessions.sessions import NANOSECONDS
-from shadowcat.proxy.upstreams.dial import Dialer, describe_failure
+from shadowcat.proxy.upstreams.dial import OUT_OF_DESCRIPTORS, Dialer, describe_failure
 from shadowcat.proxy.upstreams.judged_connection import JudgedConnection
 from shadowcat.proxy.upstreams.origin import Origin
 from shadowcat.proxy.upstreams.upstream import UpstreamConnection
@@ -433,6 +433,11 @@ class Pool:
         if self._waiting:
             reason = Refusal.CONNECT_TIMEOUT if isinstance(error, TimeoutError) else Refusal.CONNECT_FAILED
             exchange = self._waiting.popleft()
-            if self.outcomes is not None:
+            if error.errno in OUT_OF_DESCRIPTORS:
+                # Not the upstream's fault: neither is that one spared, nor a session on it given up.
+                reason = Refusal.OUT_OF_DESCRIPTORS
+                if self.outcomes is not None:
+                    self.outcomes.forget(exchange)
+            elif self.outcomes is not None:
                 self.outcomes.unreachable(exchange, words)
             exchange.no_connection(reason, f"{self.origin.name}: {words}")

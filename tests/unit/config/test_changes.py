@@ -40,7 +40,7 @@ OTHER = Route(path="/other/mcp", upstreams=[A], pool=Pool(max_connections=5))
 CONFIG = Config(routes=[Route(upstreams=[A, B, C]), OTHER])
 LIVE = {
     "routes", "upstream_drain_timeout", "public_url", "allowed_hosts", "allowed_origins", "trusted_proxies",
-    "proxy_protocol", "http", "limits",
+    "proxy_protocol", "http", "limits", "overload",
 }  # fmt: skip
 SINGLE = Config(routes=[Route(upstreams=[A])])
 

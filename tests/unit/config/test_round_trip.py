@@ -25,6 +25,7 @@ from shadowcat.config.model import (
     Credential,
     Health,
     Http,
+    Overload,
     Route,
     RouteLimits,
     Section,
@@ -169,6 +170,8 @@ SPECIAL: dict[tuple[type, str], st.SearchStrategy[Any]] = {
     (Http, "head_limit"): st.integers(2**20, 2**30).map(Size),
     (Http, "target_limit"): st.integers(1, 2**20).map(Size),
     (Route, "path"): segments,
+    # Only where requests wait; one that is another is in test_overload.py.
+    (Route, "priority"): st.just("normal"),
     # Only where somebody authenticates, which few of these routes do; one that does is in test_units.py.
     (RouteLimits, "per_user"): st.none(),
     (Tls, "cert"): files,
@@ -182,6 +185,13 @@ SPECIAL[Route, "upstreams"] = st.lists(
 )
 SPECIAL[Config, "routes"] = st.lists(
     section(Route), min_size=1, max_size=3, unique_by=lambda route: route.path
+)
+
+overloads = section(
+    Overload,
+    # No less than one for each worker; no less than the largest body.
+    max_in_flight=st.integers(256, 10**9),
+    max_buffered=st.integers(2**50, 2**51).map(Size),
 )
 
 servers = st.dictionaries(
@@ -207,7 +217,7 @@ def round_trip(config: Config) -> None:
 
 
 @settings(max_examples=60, deadline=None, phases=PHASES, suppress_health_check=[HealthCheck.too_slow])
-@given(section(Config))
+@given(section(Config, overload=overloads))
 def test_round_trip(config: Config) -> None:
     assume(not semantic_problems(config))
     round_trip(config)

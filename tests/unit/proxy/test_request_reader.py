@@ -23,8 +23,8 @@ CONTENTS = [CALL, b"", LIST[:9] + b"hello", CALL, CALL, b"", LIST, b"", CALL]
 
 def make(build: Build, **http: int) -> RequestReader:
     limits = {name: Size(value) for name, value in http.items()}
-    heads = build(http=limits).plane.heads_for(loopback=True, trusted=False)
-    return RequestReader(heads, Http(**limits))
+    plane = build(http=limits).plane
+    return RequestReader(plane.heads_for(loopback=True, trusted=False), Http(**limits), plane.stock)
 
 
 def feed(reader: RequestReader, *pieces: bytes) -> list[Request | Broken]:
@@ -57,15 +57,16 @@ def test_reads_several_messages(build: Build) -> None:
 
 
 def test_every_split_reads_the_same(build: Build) -> None:
-    heads = build().plane.heads_for(loopback=True, trusted=False)
+    plane = build().plane
+    heads = plane.heads_for(loopback=True, trusted=False)
     http = Http()
-    expected = describe(feed(RequestReader(heads, http), SEVERAL))
+    expected = describe(feed(RequestReader(heads, http, plane.stock), SEVERAL))
     for at in range(1, len(SEVERAL)):
-        reader = RequestReader(heads, http)
+        reader = RequestReader(heads, http, plane.stock)
         assert describe(feed(reader, SEVERAL[:at], SEVERAL[at:])) == expected, at
         assert reader.stage is Stage.IDLE
     bytewise = [SEVERAL[at : at + 1] for at in range(len(SEVERAL))]
-    assert describe(feed(RequestReader(heads, http), *bytewise)) == expected
+    assert describe(feed(RequestReader(heads, http, plane.stock), *bytewise)) == expected
 
 
 @pytest.mark.parametrize(
@@ -79,10 +80,11 @@ def test_every_split_reads_the_same(build: Build) -> None:
     ],
 )
 def test_every_split_breaks_in_the_same_way(build: Build, bad: bytes, refusal: Refusal) -> None:
-    heads = build().plane.heads_for(loopback=True, trusted=False)
+    plane = build().plane
+    heads = plane.heads_for(loopback=True, trusted=False)
     data = post(CALL) * 3 + bad
     for at in range(1, len(data)):
-        results = feed(RequestReader(heads, Http()), data[:at], data[at:])
+        results = feed(RequestReader(heads, Http(), plane.stock), data[:at], data[at:])
         assert describe(results[:-1]) == describe(results[:1]) * 3, at
         assert isinstance(results[-1], Broken)
         assert results[-1].denial.refusal is refusal, at

@@ -1,0 +1,1 @@
+"""What happens when more is asked for than the host can take."""
