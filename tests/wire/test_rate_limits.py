@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from shadowcat.config.model import Config, Route, Upstream
+from shadowcat.config.model import Config, Limits, Route, Upstream
 from shadowcat.shm.limiter import Tier
 from shadowcat.testing.loopback import Peer
 
@@ -277,6 +278,22 @@ def test_a_client_that_leaves_before_its_body_has_paid_nothing_for_others() -> N
             proxy.settle()
         assert proxy.plane.entrance._paid == {}
         assert statuses(proxy, PING, 4) == [200] * 3 + [429]
+
+
+def test_what_was_paid_ahead_is_not_kept_for_other_limits() -> None:
+    limited = host(per_ip="1/min")
+    with stage(host_limits=limited) as proxy:
+        client = proxy.caller()
+        proxy.tell(client, PING[:-3])
+        assert proxy.plane.entrance._paid
+        for limits in (Limits(capacity=1024), limited):
+            proxy.publish(replace(proxy.config, limits=limits))
+            proxy.settle()
+            if limits is not limited:
+                proxy.tell(client, PING[-3:])
+                finish(proxy, answer())
+                assert split(client.take())[0].status == 200
+        assert ask(proxy, PING, client).status == 429
 
 
 def test_a_message_that_waits_for_the_keys_of_its_issuer_is_charged_once() -> None:

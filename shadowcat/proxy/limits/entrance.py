@@ -125,6 +125,8 @@ class Entrance:
     def take_up(self, *, is_limited: bool) -> None:
         """The limits are others now."""
         self.is_limited = is_limited
+        if not is_limited:
+            self._paid.clear()  # Nobody would, when the bodies come.
         self._known.clear()
         self._direct.clear()
 
