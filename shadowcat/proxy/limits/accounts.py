@@ -8,15 +8,13 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from shadowcat.config import model
 from shadowcat.config.units import Limit
+from shadowcat.mcp.envelope import LONGEST_KEPT
 from shadowcat.policy.gcra import Rate
 from shadowcat.shm.concurrency import Concurrency, Seats
 from shadowcat.shm.limiter import Account, Limiter, Tier
 
 MOST: Final = 16_384
 """Keys that a worker knows at a time; what it has forgotten it looks up anew."""
-LONGEST: Final = 256
-"""Bytes, or characters, of what clients may write as they like: what is longer is not remembered, since a few
-thousand of them would fill the memory."""
 _KEY = TypeVar("_KEY")
 _VALUE = TypeVar("_VALUE")
 
@@ -146,7 +144,7 @@ class RouteRules:
         found = self._named.get(name)
         if found is None:
             rules = tuple(rule for glob, rule in self.patterns.items() if fnmatchcase(name, glob))
-            if len(name) > LONGEST:
+            if len(name) > LONGEST_KEPT:
                 return rules
             found = self._named.put(name, rules)
         return found

@@ -12,8 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from shadowcat.config.model import Config
+from shadowcat.mcp.envelope import LONGEST_KEPT
 from shadowcat.policy.forwarded import network_of
-from shadowcat.proxy.limits.accounts import LONGEST, Bounded, HostRules, RouteRules, Rule
+from shadowcat.proxy.limits.accounts import Bounded, HostRules, RouteRules, Rule
 from shadowcat.proxy.limits.check import LimitCheck
 from shadowcat.shm.concurrency import Seats
 from shadowcat.shm.limiter import Account, Shortage
@@ -67,7 +68,7 @@ class Limits:
     def network(self, client: ClientConnection, template: RequestTemplate) -> str:
         """Where a request comes from, seen through trusted proxies."""
         key = client.address, template.chain
-        if len(template.chain) > LONGEST:
+        if len(template.chain) > LONGEST_KEPT:
             return network_of(client.name(template))
         return self._networks.get(key) or self._networks.put(key, network_of(client.name(template)))
 
