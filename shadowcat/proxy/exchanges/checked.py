@@ -103,10 +103,10 @@ class _CheckedInitialize(_Asking, InitializeExchange):
         """See whether it may be carried out, and go."""
         self.prepare()
         if self._ask(self._route.checks, (self.envelope,), None):
-            self._reserve()
+            self._proceed()
 
     def _granted(self, session: Session | None) -> None:
-        self._reserve()
+        self._proceed()
 
 
 class _CheckedInSession(_Asking, SessionExchange):
@@ -145,13 +145,13 @@ class _CheckedBatch(_CheckedInSession, BatchExchange):
         self._proceed(session)
 
 
-_LAYERS: Final[dict[type[Exchange], type[Exchange]]] = {
-    BatchExchange: _CheckedBatch,
-    SessionExchange: _CheckedInSession,
-    InitializeExchange: _CheckedInitialize,
-    Exchange: _Checked,
+_LAYERS: Final[dict[type[Exchange], tuple[type[Exchange], str]]] = {
+    BatchExchange: (_CheckedBatch, "_go"),
+    SessionExchange: (_CheckedInSession, "_go"),
+    InitializeExchange: (_CheckedInitialize, "_reserve"),
+    Exchange: (_Checked, "start"),
 }
-"""The first that fits."""
+"""The first that fits, and how it proceeds."""
 _KINDS: Final[dict[type[Exchange], type[Exchange]]] = {}
 
 
@@ -159,8 +159,8 @@ def checked(kind: type[Exchange]) -> type[Exchange]:
     """The same kind of exchange, for such a route."""
     found = _KINDS.get(kind)
     if found is None:
-        layer = next(layer for base, layer in _LAYERS.items() if issubclass(kind, base))
-        proceed = kind._go if issubclass(kind, SessionExchange) else kind.start
-        made = type(f"Checked{kind.__name__}", (layer, kind), {"__slots__": (), "_proceed": proceed})
+        layer, name = next(found for base, found in _LAYERS.items() if issubclass(kind, base))
+        members = {"__slots__": (), "_proceed": getattr(kind, name)}
+        made = type(f"Checked{kind.__name__}", (layer, kind), members)
         found = _KINDS[kind] = cast("type[Exchange]", made)
     return found
