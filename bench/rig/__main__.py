@@ -20,7 +20,7 @@ from rich.console import Console
 from bench.rig import measure, report, requests
 from bench.rig.processes import Pinning, RigError, pinning, proxy
 from bench.rig.rows import ROWS, Row, Settings, upstream
-from bench.rig.targets import DIRECT, TARGETS, is_nginx
+from bench.rig.targets import DIRECT, FULL, TARGETS, is_nginx
 
 _CALIBRATION = 2.0
 
@@ -146,7 +146,7 @@ def _round(
     """One sample of one row from each target."""
     kept = samples.setdefault(row.name, {})
     for name in order:
-        if not row.only(name) or (name == DIRECT and not row.direct):
+        if not row.only(name) or (name == DIRECT and not row.direct) or (name == FULL and not row.has_tokens):
             continue
         sample = _sample(row, name, settings)
         kept.setdefault(name, []).append(sample)
@@ -166,7 +166,7 @@ def _sample(row: Row, name: str, settings: Settings) -> measure.Sample:
             cpus = pins.proxy if row.pinned else pins.proxy | pins.load
             with proxy(TARGETS[name], origin.port, row.workers, cpus) as server:
                 if row.source == "json":
-                    measure.probe(server.port, requests.modern(server.port))
+                    measure.probe(server.port, requests.modern(server.port, token=requests.token(0)))
                 return row.run(server, settings) | {"start_ms": server.start_seconds * 1e3}
     except (RigError, OSError) as error:
         raise RigError(f"row {row.name}, target {name}: {error}") from None

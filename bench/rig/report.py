@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.rig.rows import ROWS
-from bench.rig.targets import is_nginx
+from bench.rig.targets import FULL, is_nginx
 
 Samples = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
 """row -> target -> the samples of its rounds"""
@@ -32,6 +32,7 @@ class Bar:
     against: str | None = "nginx"
     figure: str | None = None
     difference: bool = False
+    target: str = "shadowcat"
 
 
 BARS: Final = (
@@ -41,6 +42,9 @@ BARS: Final = (
     Bar("CPU per call for being in a session, µs", "one-session", 1.0, "no-session", difference=True),
     Bar("CPU per call, varying Mcp-Name ÷ nginx", "names", 1.35),
     Bar("CPU per call, unique traceparent ÷ nginx", "traceparent", 1.8),
+    Bar("CPU per call, everything on, one session ÷ nginx", "session-token", 1.6, target=FULL),
+    Bar("CPU per call, everything on, modern ÷ nginx", "token", 1.6, target=FULL),
+    Bar("CPU per call, everything on, 10,000 users ÷ nginx", "sessions", 1.6, target=FULL),
     Bar("CPU per streamed event ÷ nginx", "events", 1.5),
     Bar("p99 at half of saturation ÷ nginx", "latency", 1.5),
     Bar("KiB per idle connection", "idle", 4.0, None),
@@ -84,7 +88,7 @@ def judge(bar: Bar, samples: Samples) -> dict[str, Any] | None:
         Name, value, goal and whether it is met; of a difference also the smallest and the largest of the
         rounds. The value is None if calls failed. None instead of all this: it was not measured.
     """
-    mine = samples.get(bar.row, {}).get("shadowcat")
+    mine = samples.get(bar.row, {}).get(bar.target)
     if not mine:
         return None
     base: Sequence[Mapping[str, Any]] | None = []

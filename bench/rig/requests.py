@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 from collections.abc import Sequence
 from typing import Final
@@ -20,12 +21,19 @@ LEGACY_BODY: Final = 150
 """Bytes of a legacy call's body. A modern one is longer by the `_meta` that the protocol demands."""
 INITIALIZED: Final = '{"jsonrpc":"2.0","method":"notifications/initialized"}'
 
+ISSUER: Final = "https://idp.example"
+AUDIENCE: Final = "https://mcp.example/mcp"
+SECRET: Final = "known to the rig and to nobody else, since it signs nothing"
+SCOPE: Final = "mcp:read"
+_ISSUED: Final = 1_700_000_000
+_EXPIRES: Final = 4_000_000_000
+
 _FIELDS: Final = (
     "User-Agent: rig/1\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"
 )
 
 
-def modern(port: int, tool: str = "echo", *, trace: bool = False) -> str:
+def modern(port: int, tool: str = "echo", *, trace: bool = False, token: str = "") -> str:
     """A call of the stateless era."""
     meta = {
         "io.modelcontextprotocol/protocolVersion": NEWEST[Era.MODERN],
@@ -34,6 +42,8 @@ def modern(port: int, tool: str = "echo", *, trace: bool = False) -> str:
     fields = f"MCP-Protocol-Version: {NEWEST[Era.MODERN]}\r\nMcp-Method: tools/call\r\nMcp-Name: {tool}\r\n"
     if trace:
         fields += f"traceparent: 00-{TRACE}-00f067aa0ba902b7-01\r\n"
+    if token:
+        fields += f"Authorization: Bearer {token}\r\n"
     return _request(port, fields, {"name": tool, "arguments": {"text": "lazy dog"}, "_meta": meta})
 
 
@@ -63,10 +73,25 @@ def initialized(port: int, session: str, token: str) -> bytes:
 
 
 def token(number: int) -> str:
-    """Something of a JWT's form and size: no proxy of the bare rows looks into it."""
-    digest = b"".join(hashlib.sha256(b"%d/%d" % (number, part)).digest() for part in range(8))
-    text = base64.urlsafe_b64encode(digest).decode().rstrip("=")
-    return f"eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9.{text[:240]}.{text[240:326]}"
+    """A user's token, from the issuer of `shadowcat-full.yaml`; to the other targets just a field."""
+    claims = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": f"user-{number}",
+        "client_id": "rig",
+        "scope": SCOPE,
+        "iat": _ISSUED,
+        "exp": _EXPIRES,
+        "jti": hashlib.sha256(b"%d" % number).hexdigest(),
+    }
+    parts = ({"alg": "HS256", "typ": "at+jwt"}, claims)
+    text = b".".join(_base64(json.dumps(part, separators=(",", ":")).encode()) for part in parts)
+    signature = _base64(hmac.digest(SECRET.encode(), text, "sha256"))
+    return (text + b"." + signature).decode()
+
+
+def _base64(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
 def blocks(requests: Sequence[str]) -> bytes:

@@ -47,6 +47,8 @@ class Row:
     pinned: bool = True
     direct: bool = True
     """Whether the upstream alone can do this work, too."""
+    has_tokens: bool = False
+    """Whether its calls carry tokens, without which some targets refuse them."""
     only: Callable[[str], bool] = lambda name: True
 
 
@@ -77,6 +79,14 @@ def _no_session(server: Running, settings: Settings) -> Sample:
 
 def _sessions(server: Running, settings: Settings) -> Sample:
     return _closed(server, measure.open_sessions(server.port, HEADS, tokens=True), settings)
+
+
+def _token(server: Running, settings: Settings) -> Sample:
+    return _closed(server, [requests.modern(server.port, token=requests.token(0))], settings)
+
+
+def _session_token(server: Running, settings: Settings) -> Sample:
+    return _closed(server, measure.open_sessions(server.port, 1, tokens=True), settings)
 
 
 def _names(server: Running, settings: Settings) -> Sample:
@@ -128,7 +138,14 @@ ROWS: Final = {
             _no_session,
             source="sessionless",
         ),
-        Row("sessions", f"legacy calls of {HEADS:,} sessions, each with its own token", _sessions),
+        Row(
+            "sessions",
+            f"legacy calls of {HEADS:,} sessions, each with its own token",
+            _sessions,
+            has_tokens=True,
+        ),
+        Row("session-token", "as one-session, with a token", _session_token, has_tokens=True),
+        Row("token", "as one-head, with a token", _token, has_tokens=True),
         Row("names", f"modern calls, {HEADS:,} different Mcp-Name", _names),
         Row("traceparent", "modern calls, a traceparent of its own in each", _traceparent),
         Row("events", f"{STREAMS} event streams, {EVENT_RATE:,.0f} events/s", _events, source="events"),

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from bench.rig import requests
+
 CONFIGS: Final = Path(__file__).parent / "configs"
 
 _MCP_FILTER: Final = """\
@@ -78,6 +80,20 @@ def _envoy() -> str | None:
     return shutil.which("envoy")
 
 
+def _shadowcat(name: str, values: Mapping[str, str]) -> Target:
+    return Target(
+        name=name,
+        program=_beside_python("shadowcat-supervisor"),
+        template=f"{name}.yaml",
+        command=lambda program, config, workers: [
+            *(program, "--config", str(config), "--workers", str(workers)),
+        ],
+        version=lambda program: [program, "--version"],
+        values=values,
+        says_ready=True,
+    )
+
+
 def _nginx(name: str) -> Target:
     return Target(
         name=name,
@@ -102,6 +118,8 @@ def _envoy_target(name: str, filters: str) -> Target:
     )
 
 
+FULL: Final = "shadowcat-full"
+"""Takes part in the rows whose calls carry tokens."""
 TARGETS: Final = {
     target.name: target
     for target in (
@@ -116,15 +134,15 @@ TARGETS: Final = {
         ),
         _envoy_target("envoy", ""),
         _envoy_target("envoy-mcp", _MCP_FILTER),
-        Target(
-            name="shadowcat",
-            program=_beside_python("shadowcat-supervisor"),
-            template="shadowcat.yaml",
-            command=lambda program, config, workers: [
-                *(program, "--config", str(config), "--workers", str(workers)),
-            ],
-            version=lambda program: [program, "--version"],
-            says_ready=True,
+        _shadowcat("shadowcat", {}),
+        _shadowcat(
+            FULL,
+            {
+                "issuer": requests.ISSUER,
+                "audience": requests.AUDIENCE,
+                "secret": requests.SECRET,
+                "scope": requests.SCOPE,
+            },
         ),
     )
 }

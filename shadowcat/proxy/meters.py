@@ -91,6 +91,7 @@ class RouteMeters:
     """What is counted for one route."""
 
     __slots__ = (
+        "_allowed",
         "_bounds",
         "_cells",
         "_duration",
@@ -131,7 +132,9 @@ class RouteMeters:
         self.recovery_failures = layout.cell("session_recovery_failures_total", number)
         self.answers_dropped = layout.cell("session_answers_dropped_total", number)
         self.notifications_dropped = layout.cell("session_notifications_dropped_total", number)
-        self.policy_allowed = layout.cell("policy_allowed_total", number)
+        self._allowed = layout.cell("policy_allowed_total", number)
+        self.policy_allowed: int = cells[self._allowed]
+        """Messages that a policy has allowed. A predecessor's total goes on."""
         self.policy_denied = layout.cell("policy_denied_total", number)
         self.policy_tolerated = layout.cell("policy_tolerated_total", number)
         self.shed = layout.cell("shed_total", number)
@@ -150,6 +153,7 @@ class RouteMeters:
         for status, total in self.statuses.items():
             cells[base + status] = total
         cells[self._in_flight] = started - self._ended
+        cells[self._allowed] = self.policy_allowed
 
     def _file(self, durations: list[float]) -> None:
         """Add durations to the histogram. Sorted they take one search per bucket, not one each."""

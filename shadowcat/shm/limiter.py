@@ -26,7 +26,7 @@ from typing import Final, NamedTuple
 
 from shadowcat.config.units import Limit
 from shadowcat.policy.gcra import Rate
-from shadowcat.shm.locks import Locks
+from shadowcat.shm.locks import Locks, requests_for
 from shadowcat.shm.region import WORD, Area, Plan, Region
 
 SECRET: Final = 16
@@ -92,13 +92,16 @@ class Account:
         "cursor",
         "digest",
         "end",
+        "giving",
         "interval",
         "leased",
+        "leases",
         "limit",
         "line",
         "rate",
         "span",
         "taken",
+        "taking",
         "tier",
     )
 
@@ -115,6 +118,9 @@ class Account:
         """Where its digest was last."""
         self.line = line
         """The lock line of its bucket."""
+        self.taking, self.giving = requests_for(line)
+        self.leases = rate.most_leased > 1
+        """Whether it makes sense to take more than one at once."""
         self.cursor = self.end = 0
         """The lease: what is booked from `cursor` to `end` is this worker's."""
         self.leased = 1
@@ -167,11 +173,17 @@ class Limiter:
         Raises:
             LockBusyError: Another process has a bucket; nothing was charged.
         """
+        if len(accounts) == 1:
+            account = accounts[0]
+            cursor = account.cursor
+            after = (cursor if cursor > now else now) + account.interval
+            if after > account.end:
+                return self._charge_one(account, now)
+            account.cursor = after
+            return None
         for account in accounts:
             cursor = account.cursor
             if (cursor if cursor > now else now) + account.interval > account.end:
-                if len(accounts) == 1:
-                    return self._charge_one(account, now)
                 return self.charge_many([(account, 1) for account in accounts], now)
         for account in accounts:
             cursor = account.cursor
@@ -205,28 +217,31 @@ class Limiter:
     def _charge_one(self, account: Account, now: int) -> Shortage | None:
         """The same as `charge_many` of one request to one account, in a third of the time."""
         words = self._words
-        booked = self.booked(account)
-        if (booked if booked > now else now) + account.interval > now + account.span:
+        at = account.at
+        digest = account.digest
+        last = now + account.span
+        booked = words[at + WAYS] if words[at] == digest else self.booked(account)
+        if (booked if booked > now else now) + account.interval > last:
             return _tighter(None, account, 1, booked, now)
         locks = self._locks
-        locks.acquire(account.line)
+        line = account.line
+        locks.acquire(line, account.taking)
         try:
-            at = account.at
-            if words[at] != account.digest:
+            if words[at] != digest:
                 at = self._claim(account, ())
             booked = words[at + WAYS]
             spent = (booked if booked > now else now) + account.interval
-            if spent > now + account.span:
+            if spent > last:
                 return _tighter(None, account, 1, booked, now)
-            words[at + WAYS] = spent if account.rate.most_leased == 1 else _lease(account, spent, now)
+            words[at + WAYS] = _lease(account, spent, now) if account.leases else spent
         finally:
-            locks.release(account.line)
+            locks.release(line, account.giving)
         return None
 
     def _charge_shared(self, charges: Sequence[tuple[Account, int]], now: int) -> Shortage | None:
         words = self._words
         locks = self._locks
-        lines: list[int] = []
+        lines: dict[int, bytes] = {}
         places: list[int] = []
         spent: list[int] = []
         shortage = None
@@ -234,8 +249,8 @@ class Limiter:
             for account, count in charges:
                 line = account.line
                 if line not in lines:
-                    locks.acquire(line)
-                    lines.append(line)
+                    locks.acquire(line, account.taking)
+                    lines[line] = account.giving
                 at = account.at
                 if words[at] != account.digest or at in places:
                     at = self._claim(account, places)
@@ -247,10 +262,10 @@ class Limiter:
                 spent.append(after)
             if shortage is None:
                 for (account, _), at, after in zip(charges, places, spent, strict=True):
-                    words[at + WAYS] = after if account.rate.most_leased == 1 else _lease(account, after, now)
+                    words[at + WAYS] = _lease(account, after, now) if account.leases else after
         finally:
-            for line in lines:
-                locks.release(line)
+            for line, giving in lines.items():
+                locks.release(line, giving)
         return shortage
 
     def booked(self, account: Account) -> int:

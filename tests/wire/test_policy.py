@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from shadowcat.config.model import Policy, Rule
 from shadowcat.config.units import Size
+from shadowcat.proxy.wheel import TICK
 from shadowcat.testing.host import cell_of
 
 from .auth import METADATA, OPAQUE, bearer, guarded, questions, reply, token
@@ -306,6 +307,7 @@ def test_decisions_are_counted() -> None:
         send(proxy, message("tools/list"))
         for _ in range(2):
             send(proxy, call("other"))
+        proxy.advance(TICK)
         cells = proxy.plane.cells
         for kind, number in (("allowed", 1), ("denied", 2), ("tolerated", 0)):
             assert cells[cell_of(proxy._shared, f"policy_{kind}_total", "/mcp")] == number

@@ -54,7 +54,7 @@ class PolicyCheck:
         "_clock",
         "_limit",
         "_lines",
-        "_numbers",
+        "_meters",
         "_omitted",
         "_route",
         "_rules",
@@ -77,12 +77,7 @@ class PolicyCheck:
         self._anybody = None if authenticates(section) else rules.anybody(ANONYMOUS)
         self._limit = int(policy.arguments_limit)
         self._tolerates = policy.dry_run
-        meters = route.meters
-        self._numbers: dict[Decision, int] = {
-            "allow": meters.policy_allowed,
-            "deny": meters.policy_denied,
-            "dry_run": meters.policy_tolerated,
-        }
+        self._meters = route.meters
         self._second = 0
         self._lines = self._omitted = 0
 
@@ -108,7 +103,11 @@ class PolicyCheck:
         if len(messages) == 1 and (only := messages[0]) is not None and only.kind is _REQUEST:
             verdict = caller.verdicts.get((only.method, only.name) if self._by_name else only.method)
             if verdict is not None and verdict.allow and not self._by_address:
-                self._decided("allow", verdict, caller, exchange, client, only, session)
+                self._meters.policy_allowed += 1
+                if self._audit is not None:
+                    self._audit.decision(
+                        exchange, client, "allowed", verdict.rule, message=only, session=session
+                    )
                 return None
         refused: Verdict | None = None
         scopes: dict[str, None] = {}
@@ -193,7 +192,11 @@ class PolicyCheck:
         session: Session | None,
     ) -> None:
         """Something was decided: tell whoever wants to know."""
-        self._cells[self._numbers[decision]] += 1
+        meters = self._meters
+        if decision == "allow":
+            meters.policy_allowed += 1
+        else:
+            self._cells[meters.policy_denied if decision == "deny" else meters.policy_tolerated] += 1
         if self._audit is not None and decision != "deny":  # That is told as a refusal.
             outcome = "allowed" if decision == "allow" else "would_deny"
             self._audit.decision(exchange, client, outcome, verdict.rule, message=envelope, session=session)

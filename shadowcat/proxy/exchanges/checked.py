@@ -6,9 +6,9 @@ before it are not. After 50 ms the request is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import Envelope
@@ -35,6 +35,10 @@ class _Asking(Exchange):
 
     __slots__ = ()
 
+    _proceed: ClassVar[Callable[..., None]]
+    """How the kind of exchange that is checked goes on: `super`, which each request would pay for, looked up
+    once for the class."""
+
     def _ask(
         self, checks: Sequence[Check], messages: _Messages, session: Session | None, until: float = inf
     ) -> bool:
@@ -48,20 +52,19 @@ class _Asking(Exchange):
         """
         client = self._client
         assert client is not None
-        asked = 0
         try:
             for check in checks:
                 denial = check.judge(self, client, messages, session)
                 if denial is not None:
                     self.deny(denial)
                     return False
-                asked += 1
         except LockBusyError:
             plane = self.plane
             now = plane.clock()
             until = min(until, now + PATIENCE)
             if now < until:
-                plane.loop.call_later(RETRY, self._ask_again, checks[asked:], messages, session, until)
+                left = checks[checks.index(check) :]
+                plane.loop.call_later(RETRY, self._ask_again, left, messages, session, until)
             else:
                 self.deny(Denial(Refusal.LIMITER_BUSY))
             return False
@@ -86,10 +89,10 @@ class _Checked(_Asking):
     def start(self) -> None:
         """See whether it may be carried out, and go."""
         if self._ask(self._route.checks, (self.envelope,), None):
-            super().start()
+            self._proceed()
 
     def _granted(self, session: Session | None) -> None:
-        super().start()
+        self._proceed()
 
 
 class _CheckedInitialize(_Asking, InitializeExchange):
@@ -101,10 +104,10 @@ class _CheckedInitialize(_Asking, InitializeExchange):
         """See whether it may be carried out, and go."""
         self.prepare()
         if self._ask(self._route.checks, (self.envelope,), None):
-            self._reserve()
+            self._proceed()
 
     def _granted(self, session: Session | None) -> None:
-        self._reserve()
+        self._proceed()
 
 
 class _CheckedInSession(_Asking, SessionExchange):
@@ -118,7 +121,7 @@ class _CheckedInSession(_Asking, SessionExchange):
             self.session = session
             if not self._ask(self._route.checks, (self.envelope,), session):
                 return
-        super()._go(session)
+        self._proceed(session)
 
     def _granted(self, session: Session | None) -> None:
         # While it waited, the session may have moved.
@@ -140,18 +143,19 @@ class _CheckedBatch(_CheckedInSession, BatchExchange):
                 return
             if not self._ask(self._route.checks, messages, session):
                 return
-        super()._go(session)
+        self._proceed(session)
 
 
-_LAYERS: Final[dict[type[Exchange], type[Exchange]]] = {
-    BatchExchange: _CheckedBatch,
-    SessionExchange: _CheckedInSession,
-    InitializeExchange: _CheckedInitialize,
-    Exchange: _Checked,
+_LAYERS: Final[dict[type[Exchange], tuple[type[Exchange], str]]] = {
+    BatchExchange: (_CheckedBatch, "_go"),
+    SessionExchange: (_CheckedInSession, "_go"),
+    InitializeExchange: (_CheckedInitialize, "_reserve"),
+    Exchange: (_Checked, "start"),
 }
-"""The first that fits."""
+"""The first that fits, and how it proceeds."""
 
 
 def checked(kind: type[Exchange]) -> type[Exchange]:
     """The same kind of exchange, for such a route."""
-    return layered(next(layer for base, layer in _LAYERS.items() if issubclass(kind, base)), kind)
+    layer, name = next(found for base, found in _LAYERS.items() if issubclass(kind, base))
+    return layered(layer, kind, _proceed=getattr(kind, name))

@@ -239,7 +239,7 @@ class Exchange(Timed):
             self.body = b""
             self.envelope = None
         http11 = template.http11
-        framing, self._chunked, self._endless = framing_for(head, body, length, http11=http11)
+        framing, self._chunked, self._endless = framing_for(head, body, length, http11)
         self.close_after = (
             self._endless or not template.keep_alive or self.plane.draining or client.last_request
         )

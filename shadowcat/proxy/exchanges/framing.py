@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from shadowcat.http1.response import Body
 from shadowcat.proxy.upstreams.response_heads import ResponseTemplate
+
+# An Enum member costs three look-ups.
+_LENGTH: Final = Body.LENGTH
+_NONE: Final = Body.NONE
 
 
 class Framing(NamedTuple):
@@ -18,7 +22,13 @@ class Framing(NamedTuple):
     """Only the end of the connection tells the client that it has the whole answer."""
 
 
-def framing_for(head: ResponseTemplate, body: Body, length: int, *, http11: bool) -> Framing:
+# To make one costs as much as an eighth of a relayed event.
+_EMPTY: Final = Framing(b"", chunked=False, endless=False)
+_CHUNKED: Final = Framing(b"Transfer-Encoding: chunked\r\n", chunked=True, endless=False)
+_ENDLESS: Final = Framing(b"", chunked=False, endless=True)
+
+
+def framing_for(head: ResponseTemplate, body: Body, length: int, http11: bool) -> Framing:
     """Frame an answer.
 
     Args:
@@ -27,8 +37,8 @@ def framing_for(head: ResponseTemplate, body: Body, length: int, *, http11: bool
         length: Its Content-Length, in bytes.
         http11: Whether the client understands chunks.
     """
-    if body is Body.LENGTH or (head.has_length and head.status != 204):
+    if body is _LENGTH or (head.has_length and head.status != 204):
         return Framing(b"Content-Length: %d\r\n" % length, chunked=False, endless=False)
-    if body is Body.NONE:
-        return Framing(b"", chunked=False, endless=False)
-    return Framing(b"Transfer-Encoding: chunked\r\n" if http11 else b"", chunked=http11, endless=not http11)
+    if body is _NONE:
+        return _EMPTY
+    return _CHUNKED if http11 else _ENDLESS

@@ -34,6 +34,7 @@ class LimitCheck:
 
     __slots__ = (
         "_bills",
+        "_by_user",
         "_charge",
         "_clock",
         "_host",
@@ -61,7 +62,10 @@ class LimitCheck:
         """What every request is charged to, if that is the same."""
         self._charge = limits.limiter.charge
         self._clock = limits.clock
-        self._bills: Bounded[tuple[str | None, bytes | None, tuple[Rule, ...]], Bill] = Bounded()
+        self._by_user = not (rules.depend_on_nobody or rules.per_session or rules.patterns)
+        """Whether who asks tells by itself what a request is charged to: half of the look-up is saved."""
+        self._bills: Bounded[object, Bill] = Bounded()
+        """By who asks, or by all that it depends on."""
 
     def judge(
         self,
@@ -80,7 +84,18 @@ class LimitCheck:
         envelope = messages[0]
         if envelope is not None and envelope.kind is not _REQUEST:
             return None
-        bill = self._only or self._bill(exchange, client, envelope, session)
+        bill = self._only
+        if bill is None:
+            admitted = exchange.template.admitted
+            if (
+                self._by_user
+                and admitted is not None
+                and (envelope is None or envelope.method != DISCOVER)
+                and (known := self._bills.get(admitted.principal)) is not None
+            ):
+                bill = known
+            else:
+                bill = self._bill(exchange, client, envelope, session)
         if self.has_seats and _takes_seat(envelope) and isinstance(exchange, Seated):
             seats = [(each, 1) for each in self._seats(exchange, client, bill)]
             charges = [(account, 1) for account in bill.accounts]
@@ -119,11 +134,12 @@ class LimitCheck:
             template = exchange.template
             admitted = template.admitted
             who = admitted.principal if admitted is not None else self._limits.network(client, template)
-        key = (who, session.id if session is not None and rules.per_session is not None else None, tools)
+        name = session.id if session is not None and rules.per_session is not None else None
+        key = who if self._by_user else (who, name, tools)
         bill = self._bills.get(key)
         if bill is None:
-            name = None if key[1] is None else key[1].decode("latin-1")
-            bill = self._bills.put(key, rules.bill(who, name, tools))
+            text = None if name is None else name.decode("latin-1")
+            bill = self._bills.put(key, rules.bill(who, text, tools))
         return bill
 
     def _seats(self, exchange: Exchange, client: ClientConnection, bill: Bill) -> tuple[Seats, ...]:

@@ -235,7 +235,10 @@ class Entrance:
                         return verdict
                     return self._wait(client, template, values, body, verdict)
                 return self._deny(shortage, template, body)
-        found = self.judge(client, template, body)
+        if self.is_limited:
+            found = self.judge(client, template, body)
+        else:
+            found = self._admission.judge(template, client)
         if found is None or isinstance(found, Denial):
             return found
         return self._wait(client, template, values, body, found)

@@ -41,6 +41,7 @@ def test_a_predecessors_totals_go_on() -> None:
         upstream = UpstreamMeters(LAYOUT, 2, cells)
         route.statuses[200] += 3
         route.statuses[502] += 1
+        route.policy_allowed += 2
         upstream.first_uses += 1
         upstream.reused += 4
         route.publish(started=0)
@@ -51,5 +52,6 @@ def test_a_predecessors_totals_go_on() -> None:
             404: 0,
             502: turn,
         }
+        assert cells[LAYOUT.cell("policy_allowed_total", 1)] == 2 * turn
         assert cells[LAYOUT.cell("upstream_requests_total", 2)] == 5 * turn
         assert cells[LAYOUT.cell("pool_reuse_total", 2)] == 4 * turn
