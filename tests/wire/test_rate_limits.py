@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -312,80 +311,6 @@ def test_a_message_that_waits_for_the_keys_of_its_issuer_is_charged_once() -> No
             for at in range(3)
         ]
         assert got == [200, "per_user", "per_ip"]
-
-
-# Batches.
-
-
-def batch(*methods: str) -> bytes:
-    messages: list[dict[str, Any]] = [
-        {"jsonrpc": "2.0", "id": at, "method": method} for at, method in enumerate(methods)
-    ]
-    return json.dumps(messages).encode()
-
-
-@pytest.mark.parametrize(
-    "limits", [{"host_limits": host(per_ip="7/min")}, {"limits": own(route="7/min", per_session="6/min")}]
-)
-def test_each_message_of_a_batch_counts_and_all_pass_or_none(limits: dict[str, Any]) -> None:
-    with stage(**limits) as proxy:
-        session = open_session(proxy, version="2025-03-26")
-        assert statuses(proxy, in_session(session, batch(*["ping"] * 4)), 1) == [200]
-        got = ask(proxy, in_session(session, b" " + batch(*["ping"] * 4)))
-        assert got.status == 429
-        assert int(got.header("X-RateLimit-Remaining") or 0) < 3
-        if "limits" in limits:
-            assert statuses(proxy, in_session(session), 3) == [200, 200, 429]
-
-
-@pytest.mark.parametrize(
-    ("limits", "tier", "limit"),
-    [
-        ({"host_limits": host(per_ip="3/min")}, "per_ip", "burst 3"),
-        ({"limits": own(route="2/s burst 3", per_session="5/h")}, "route", "burst 3"),
-        ({"limits": own(route="9/min", per_session="concurrent 3")}, "per_session", "concurrent 3"),
-    ],
-)
-def test_a_batch_that_can_never_pass_is_not_told_to_come_back(
-    limits: dict[str, Any], tier: str, limit: str
-) -> None:
-    with stage(**limits) as proxy:
-        session = open_session(proxy, version="2025-03-26")
-        got = ask(proxy, in_session(session, b" " + batch(*["ping"] * 4)))
-        assert (got.status, got.code, got.header("Retry-After")) == (413, -32600, None)
-        data = got.error["error"]["data"]
-        assert (data["tier"], data["limit"]) == (tier, limit)
-        # It did not use anything up, but for what the host counts as it comes.
-        assert statuses(proxy, in_session(session), 1) == [200]
-
-
-# What is remembered.
-
-
-def test_nothing_long_that_clients_write_is_remembered() -> None:
-    """Names and chains may be as long as a message: a few thousand of them would fill the memory."""
-    limits, long = own({"a*": "4/min"}), "a" * 100_000
-    with stage(limits=limits, host_limits=host(per_ip="3/min"), trusted_proxies=["10.0.0.0/8"]) as proxy:
-
-        def of(tool: str, chain: str) -> bytes:
-            return post(message(name=tool), ("X-Forwarded-For", chain))
-
-        chain = ", ".join(["10.9.9.9"] * 30)
-        check = proxy.plane.routes[0].limits
-        known = proxy.plane.limits._networks
-        for number in range(3):
-            sent = of(f"{long}{number}", f"192.0.2.{number}, {chain}")
-            assert statuses(proxy, sent, 1, peer="10.0.0.1") == [200]
-        assert check is not None
-        assert not check._rules._named
-        assert not known
-        # They count nevertheless, with the short ones.
-        short = of("ab", "192.0.2.0")
-        assert statuses(proxy, short, 1, peer="10.0.0.1") == [200]
-        assert list(check._rules._named) == ["ab"]
-        assert len(known) == 1
-        sent = of(f"{long}9", f"192.0.2.0, {chain}")
-        assert statuses(proxy, sent, 2, peer="10.0.0.1") == [200, 429]
 
 
 # Other workers' locks.
