@@ -15,33 +15,33 @@ from aiohttp import web
 
 from shadowcat.config.model import AuthorizationCode, Config, OAuthClient
 from shadowcat.config.seats import Snapshot
-from shadowcat.control.audit import AuditWriter
-from shadowcat.control.audit_file import AuditFile
-from shadowcat.control.clerk import Clerk
+from shadowcat.control.admin.limits import LimitsApi
+from shadowcat.control.admin.server import Admin
+from shadowcat.control.audit.file import AuditFile
+from shadowcat.control.audit.writer import AuditWriter
 from shadowcat.control.closer import Closer
-from shadowcat.control.credentials import CredentialKeeper
-from shadowcat.control.examiner import Examiner
-from shadowcat.control.exchange import Exchanges
-from shadowcat.control.fetch import Fetcher
-from shadowcat.control.grants import Grants
-from shadowcat.control.health import HealthChecker
-from shadowcat.control.keys import KeyKeeper
-from shadowcat.control.limits import LimitsApi
-from shadowcat.control.login_events import LoginEvents
-from shadowcat.control.login_pages import LoginPages
-from shadowcat.control.logins import Logins
-from shadowcat.control.oauth import TokenClient, TokenResponse
-from shadowcat.control.outliers import Outliers
+from shadowcat.control.oauth.clerk import Clerk
+from shadowcat.control.oauth.credentials import CredentialKeeper
+from shadowcat.control.oauth.examiner import Examiner
+from shadowcat.control.oauth.exchange import Exchanges
+from shadowcat.control.oauth.fetch import Fetcher
+from shadowcat.control.oauth.grants import Grants
+from shadowcat.control.oauth.keys import KeyKeeper
+from shadowcat.control.oauth.login_events import LoginEvents
+from shadowcat.control.oauth.login_pages import LoginPages
+from shadowcat.control.oauth.logins import Logins
+from shadowcat.control.oauth.tokens import TokenClient, TokenResponse
+from shadowcat.control.oauth.upstream_grants import UpstreamGrants
+from shadowcat.control.oauth.vault import Vault
 from shadowcat.control.policies import PolicyNotices
 from shadowcat.control.present import Present
 from shadowcat.control.publisher import Publisher
 from shadowcat.control.recounter import Recounter
 from shadowcat.control.reloads import Reloads
 from shadowcat.control.retirement import Retirement
-from shadowcat.control.server import Admin
 from shadowcat.control.sweeper import Sweeper
-from shadowcat.control.upstream_grants import UpstreamGrants
-from shadowcat.control.vault import Vault
+from shadowcat.control.upstreams.health import HealthChecker
+from shadowcat.control.upstreams.outliers import Outliers
 from shadowcat.shm.page import Page, State
 from shadowcat.shm.shared import CONTROL, Lifeline, Shared
 

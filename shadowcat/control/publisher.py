@@ -16,7 +16,7 @@ from shadowcat.config import seats
 from shadowcat.config.load import check_files
 from shadowcat.config.model import Config
 from shadowcat.config.seats import Snapshot
-from shadowcat.control.changes import BY_API, Applied
+from shadowcat.control.admin.changes import BY_API, Applied
 from shadowcat.control.present import Present
 from shadowcat.errors import ConfigError
 from shadowcat.log import LOGGER

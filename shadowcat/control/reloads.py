@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from shadowcat.control.changes import BY_SIGNAL, Changes
+from shadowcat.control.admin.changes import BY_SIGNAL, Changes
 from shadowcat.errors import ConfigError
 from shadowcat.log import LOGGER
 from shadowcat.shm.shared import Shared

@@ -13,10 +13,10 @@ from typing import Final
 from shadowcat.config import seats
 from shadowcat.config.seats import NO_DEADLINE, Phase, Seat
 from shadowcat.config.urls import upstream_name
+from shadowcat.control.admin.reading import Reading
 from shadowcat.control.closer import Closer
 from shadowcat.control.present import Present
 from shadowcat.control.publisher import Publisher
-from shadowcat.control.reading import Reading
 from shadowcat.log import LOGGER
 from shadowcat.shm.sessions.table import Session, SessionTable
 from shadowcat.shm.shared import Shared

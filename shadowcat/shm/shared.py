@@ -175,7 +175,7 @@ class Shared:
         self.credentials = Snapshots(region, credentials, _CREDENTIALS_TEXT)
         """What upstreams are presented with, where it was fetched (auth/held.py); version 0 until then."""
         self.vault = Snapshots(region, vault, _VAULT_TEXT)
-        """What control must not lose when it dies (control/vault.py); version 0: nothing."""
+        """What control must not lose when it dies (control/oauth/vault.py); version 0: nothing."""
         self.questions = Questions(region, questions, config.workers)
         self.logins = Logins(region, logins)
         self.connections = Connections(region, connections, config.max_upstreams, processes)

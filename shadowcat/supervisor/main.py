@@ -16,7 +16,7 @@ from shadowcat import log
 from shadowcat.config.addresses import listen_addresses, parse_listen
 from shadowcat.config.load import check_files
 from shadowcat.config.model import Config
-from shadowcat.control.audit_file import write_rest
+from shadowcat.control.audit.file import write_rest
 from shadowcat.log import LOGGER
 from shadowcat.shm.shared import CONTROL, Lifeline, Shared, worker_number
 from shadowcat.supervisor.inboxes import Inboxes

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from shadowcat.control.limits import LimitsApi
-from shadowcat.control.server import Admin
+from shadowcat.control.admin.limits import LimitsApi
+from shadowcat.control.admin.server import Admin
 from tests.e2e.harness import Shadowcat
 
 

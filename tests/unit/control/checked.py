@@ -12,7 +12,7 @@ import msgspec
 
 from shadowcat.config.model import Config, Health, Route, Sessions, Upstream
 from shadowcat.config.units import Duration
-from shadowcat.control.health import HealthChecker
+from shadowcat.control.upstreams.health import HealthChecker
 from shadowcat.mcp.eras import Era
 from shadowcat.policy import health as policy
 from shadowcat.shm.shared import CONTROL, Shared

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from shadowcat.config.model import Config, Route, Sessions, Upstream
+from shadowcat.control.admin.limits import LimitsApi
+from shadowcat.control.admin.server import Admin
 from shadowcat.control.closer import Closer
-from shadowcat.control.health import HealthChecker
-from shadowcat.control.limits import LimitsApi
 from shadowcat.control.main import run
 from shadowcat.control.present import Present
-from shadowcat.control.server import Admin
+from shadowcat.control.upstreams.health import HealthChecker
 from shadowcat.shm.shared import CONTROL, Shared, worker_number
 
 from .live import TOKEN, Changes, Host, serving

@@ -14,8 +14,8 @@ from aiohttp import web
 
 from shadowcat.config.changes import differences
 from shadowcat.config.model import Config
-from shadowcat.control.changes import BY_API, Applied
-from shadowcat.control.server import Admin
+from shadowcat.control.admin.changes import BY_API, Applied
+from shadowcat.control.admin.server import Admin
 from shadowcat.errors import ConfigError
 
 DEADLINE = 10.0

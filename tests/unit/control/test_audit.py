@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from shadowcat.control.audit import AuditWriter
-from shadowcat.control.audit_file import AuditFile, write_rest
+from shadowcat.control.audit.file import AuditFile, write_rest
+from shadowcat.control.audit.writer import AuditWriter
 from shadowcat.errors import StartError
 from shadowcat.shm.region import Plan, Region
 from shadowcat.shm.rings import Ring, Rings

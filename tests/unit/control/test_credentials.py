@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from shadowcat.auth.held import Held, decode_holdings, usable_for
 from shadowcat.config.model import ClientCredentials, Config, Credential, OAuthClient, Route, Upstream
 from shadowcat.config.seats import Snapshot, change, first
-from shadowcat.control import credentials as subject
-from shadowcat.control.credentials import EARLY, CredentialKeeper, present_fields
-from shadowcat.control.fetch import FetchError
-from shadowcat.control.oauth import TokenResponse
+from shadowcat.control.oauth import credentials as subject
+from shadowcat.control.oauth.credentials import EARLY, CredentialKeeper, present_fields
+from shadowcat.control.oauth.fetch import FetchError
+from shadowcat.control.oauth.tokens import TokenResponse
 from shadowcat.shm.shared import Shared
 
 NS = 1_000_000_000

@@ -12,8 +12,8 @@ import pytest
 
 from shadowcat.auth.held import place, token_digest, usable_for
 from shadowcat.config.model import Auth, Config, Credential, Issuer, Route, TokenExchange, Upstream
-from shadowcat.control.exchange import Exchanges
-from shadowcat.control.oauth import TokenClient
+from shadowcat.control.oauth.exchange import Exchanges
+from shadowcat.control.oauth.tokens import TokenClient
 from shadowcat.control.present import Present
 from shadowcat.shm.questions import Outcome
 from shadowcat.shm.shared import Shared

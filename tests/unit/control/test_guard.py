@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shadowcat.control.guard import admit, check
+from shadowcat.control.admin.guard import admit, check
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import pytest
 
 from shadowcat.config.model import Health, Route, Tls, Upstream
 from shadowcat.config.units import Duration
-from shadowcat.control import health as module
-from shadowcat.control.probes import Probe
+from shadowcat.control.upstreams import health as module
+from shadowcat.control.upstreams.probes import Probe
 from shadowcat.mcp.eras import Era
 from shadowcat.policy import health as policy
 

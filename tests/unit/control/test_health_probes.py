@@ -16,8 +16,8 @@ import uvloop
 
 from shadowcat.config.model import Credential, Health, Tls, Upstream
 from shadowcat.config.units import Duration
-from shadowcat.control import probes
-from shadowcat.control.probes import LIMIT, Finding, Probe
+from shadowcat.control.upstreams import probes
+from shadowcat.control.upstreams.probes import LIMIT, Finding, Probe
 from shadowcat.errors import StartError
 from shadowcat.mcp.discovery import LATEST
 from shadowcat.mcp.eras import Era

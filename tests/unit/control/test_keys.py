@@ -19,12 +19,12 @@ from shadowcat.auth.keys import PublishedKeys, decode_publication, source_of
 from shadowcat.config.model import Auth, Config, Introspection, Issuer, Route, Upstream
 from shadowcat.config.seats import Snapshot, first
 from shadowcat.config.units import Duration
-from shadowcat.control.clerk import Clerk
-from shadowcat.control.credentials import CredentialKeeper
-from shadowcat.control.exchange import Exchanges
-from shadowcat.control.fetch import ANSWER_LIMIT, Fetcher, FetchError
-from shadowcat.control.keys import BURST, PAUSE, KeyKeeper
-from shadowcat.control.oauth import TokenClient
+from shadowcat.control.oauth.clerk import Clerk
+from shadowcat.control.oauth.credentials import CredentialKeeper
+from shadowcat.control.oauth.exchange import Exchanges
+from shadowcat.control.oauth.fetch import ANSWER_LIMIT, Fetcher, FetchError
+from shadowcat.control.oauth.keys import BURST, PAUSE, KeyKeeper
+from shadowcat.control.oauth.tokens import TokenClient
 from shadowcat.control.present import Present
 from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.questions import Ask, Outcome

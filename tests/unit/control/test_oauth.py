@@ -11,8 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from shadowcat.config.model import OAuthClient
-from shadowcat.control.fetch import Fetcher, FetchError
-from shadowcat.control.oauth import LONGEST, UNSAID, OAuthError, TokenClient, TokenResponse
+from shadowcat.control.oauth.fetch import Fetcher, FetchError
+from shadowcat.control.oauth.tokens import LONGEST, UNSAID, OAuthError, TokenClient, TokenResponse
 from shadowcat.testing.mock_oauth import records
 from shadowcat.testing.mock_oauth.options import OAuthOptions
 from shadowcat.testing.mock_oauth.server import MockOAuthServer

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from shadowcat.config.model import Breaker, Config, Outlier, Route, Sessions, Upstream
 from shadowcat.config.seats import Snapshot, change, first
 from shadowcat.config.units import Duration
-from shadowcat.control.outliers import Outliers
+from shadowcat.control.upstreams.outliers import Outliers
 from shadowcat.policy.breaker import Event
 from shadowcat.policy.outlier import barred_until
 from shadowcat.shm.locks import Locks

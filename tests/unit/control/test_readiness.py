@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shadowcat.control.readiness import SILENT_GRACE, UNSERVED_GRACE, complaints
+from shadowcat.control.admin.readiness import SILENT_GRACE, UNSERVED_GRACE, complaints
 from shadowcat.shm.shared import Shared, worker_number
 
 NOW = 10**12

@@ -11,7 +11,8 @@ import orjson
 import pytest
 
 from shadowcat.config.model import Config
-from shadowcat.control import sessions, sweeper
+from shadowcat.control import sweeper
+from shadowcat.control.admin import sessions
 from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.page import State
 from shadowcat.shm.sessions.record import SessionState

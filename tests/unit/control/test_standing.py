@@ -8,7 +8,7 @@ import pytest
 
 from shadowcat.config.model import Breaker, Outlier, Route, Upstream
 from shadowcat.config.seats import Phase, Seat
-from shadowcat.control.standing import Standing
+from shadowcat.control.upstreams.standing import Standing
 from shadowcat.mcp.eras import Era
 from shadowcat.policy.breaker import Event, Row, Step, step
 from shadowcat.policy.outlier import eject

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from shadowcat.config.model import Config, Route, Upstream
-from shadowcat.control.vault import SPARE, Vault, VaultFullError
+from shadowcat.control.oauth.vault import SPARE, Vault, VaultFullError
 from shadowcat.shm.shared import Shared
 
 

@@ -23,10 +23,10 @@ from shadowcat.auth import cookies
 from shadowcat.config.login import login_of
 from shadowcat.config.model import Config, Route
 from shadowcat.config.seats import Snapshot
-from shadowcat.control.fetch import FetchError
-from shadowcat.control.grants import Granted, Grants, OverError, login_client
-from shadowcat.control.login_events import End, LoginEvents
-from shadowcat.control.vault import SPARE, Vault, VaultFullError
+from shadowcat.control.oauth.fetch import FetchError
+from shadowcat.control.oauth.grants import Granted, Grants, OverError, login_client
+from shadowcat.control.oauth.login_events import End, LoginEvents
+from shadowcat.control.oauth.vault import SPARE, Vault, VaultFullError
 from shadowcat.log import LOGGER
 from shadowcat.shm.logins import MOST_LOGINS
 from shadowcat.shm.shared import Shared

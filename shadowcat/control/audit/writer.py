@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from enum import Enum, auto
 from typing import Final
 
-from shadowcat.control.audit_file import AuditFile
+from shadowcat.control.audit.file import AuditFile
 from shadowcat.log import LOGGER
 from shadowcat.shm.rings import Ring, Taken
 

@@ -12,18 +12,18 @@ import orjson
 from aiohttp import hdrs, web
 
 from shadowcat.config.changes import ConflictError, UnknownTargetError
-from shadowcat.control import guard
-from shadowcat.control.changes import Changes
+from shadowcat.control.admin import guard
+from shadowcat.control.admin.changes import Changes
+from shadowcat.control.admin.limits import LimitsApi
+from shadowcat.control.admin.metrics import exposition
+from shadowcat.control.admin.readiness import complaints
+from shadowcat.control.admin.sessions import SessionsApi
+from shadowcat.control.admin.status import status
+from shadowcat.control.admin.upstreams import UpstreamsApi
 from shadowcat.control.closer import Closer
-from shadowcat.control.health import HealthChecker
-from shadowcat.control.limits import LimitsApi
-from shadowcat.control.metrics import exposition
+from shadowcat.control.oauth.upstream_grants import UpstreamGrants
 from shadowcat.control.present import Present
-from shadowcat.control.readiness import complaints
-from shadowcat.control.sessions import SessionsApi
-from shadowcat.control.status import status
-from shadowcat.control.upstream_grants import UpstreamGrants
-from shadowcat.control.upstreams import UpstreamsApi
+from shadowcat.control.upstreams.health import HealthChecker
 from shadowcat.errors import ConfigError
 from shadowcat.log import LOGGER
 from shadowcat.shm.sessions.table import SessionTable

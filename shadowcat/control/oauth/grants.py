@@ -20,9 +20,9 @@ from shadowcat.auth.code_grant import GrantError, Server
 from shadowcat.config.access import resource_of
 from shadowcat.config.login import login_of, redirect_uri
 from shadowcat.config.model import Config, OAuthClient, Route
-from shadowcat.control.fetch import Fetcher
-from shadowcat.control.oauth import OAuthError, TokenClient, TokenResponse
-from shadowcat.control.vault import SPARE, Vault
+from shadowcat.control.oauth.fetch import Fetcher
+from shadowcat.control.oauth.tokens import OAuthError, TokenClient, TokenResponse
+from shadowcat.control.oauth.vault import SPARE, Vault
 from shadowcat.errors import ShadowcatError
 
 PENDING: Final = 600

@@ -14,15 +14,15 @@ from shadowcat.auth.tokens import TokenError
 from shadowcat.config.login import login_of, login_routes
 from shadowcat.config.model import Config, OAuthClient, Route
 from shadowcat.config.pages import PageKind
-from shadowcat.control.credentials import CredentialKeeper
-from shadowcat.control.examiner import Examiner
-from shadowcat.control.fetch import FetchError
-from shadowcat.control.grants import PENDING, Granted, Grants, Returned, login_client
-from shadowcat.control.login_events import LoginEvents
-from shadowcat.control.logins import Logins
+from shadowcat.control.oauth.credentials import CredentialKeeper
+from shadowcat.control.oauth.examiner import Examiner
+from shadowcat.control.oauth.fetch import FetchError
+from shadowcat.control.oauth.grants import PENDING, Granted, Grants, Returned, login_client
+from shadowcat.control.oauth.login_events import LoginEvents
+from shadowcat.control.oauth.logins import Logins
+from shadowcat.control.oauth.upstream_grants import UpstreamGrants
+from shadowcat.control.oauth.vault import VaultFullError
 from shadowcat.control.present import Present
-from shadowcat.control.upstream_grants import UpstreamGrants
-from shadowcat.control.vault import VaultFullError
 from shadowcat.log import LOGGER
 
 _MOST_REVOCATIONS: Final = 64

@@ -34,8 +34,8 @@ from shadowcat.config.syntax import parse_json
 from shadowcat.config.units import Duration
 from shadowcat.config.urls import upstream_name
 from shadowcat.config.validate import LONGEST
-from shadowcat.control.changes import Applied, Changes
-from shadowcat.control.upstream_grants import UpstreamGrants, login_state
+from shadowcat.control.admin.changes import Applied, Changes
+from shadowcat.control.oauth.upstream_grants import UpstreamGrants, login_state
 from shadowcat.errors import ConfigError, ShadowcatError
 from shadowcat.log import LOGGER
 

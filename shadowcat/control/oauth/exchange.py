@@ -13,8 +13,8 @@ import msgspec
 
 from shadowcat.auth.held import fingerprint, place, token_digest, usable_for
 from shadowcat.config.model import TokenExchange
-from shadowcat.control.fetch import FetchError
-from shadowcat.control.oauth import TOKEN_EXCHANGE, TOKEN_TYPE, OAuthError, TokenClient
+from shadowcat.control.oauth.fetch import FetchError
+from shadowcat.control.oauth.tokens import TOKEN_EXCHANGE, TOKEN_TYPE, OAuthError, TokenClient
 from shadowcat.control.present import Present
 from shadowcat.log import LOGGER
 from shadowcat.shm.questions import Outcome

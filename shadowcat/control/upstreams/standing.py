@@ -6,8 +6,8 @@ from typing import Any
 
 from shadowcat.config.model import Route, Upstream
 from shadowcat.config.seats import NO_DEADLINE, Phase, Seat
-from shadowcat.control.health import HealthChecker
-from shadowcat.control.upstream_grants import UpstreamGrants, login_state
+from shadowcat.control.oauth.upstream_grants import UpstreamGrants, login_state
+from shadowcat.control.upstreams.health import HealthChecker
 from shadowcat.mcp.eras import Era
 from shadowcat.policy import breaker, outlier
 from shadowcat.shm.board import Board

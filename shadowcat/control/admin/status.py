@@ -11,12 +11,12 @@ from shadowcat import __version__
 from shadowcat.config import urls
 from shadowcat.config.model import Route, Upstream
 from shadowcat.config.seats import Seat, Snapshot
-from shadowcat.control.health import HealthChecker
-from shadowcat.control.processes import Member, members
-from shadowcat.control.readiness import complaints
-from shadowcat.control.reading import Reading
-from shadowcat.control.standing import Standing
-from shadowcat.control.upstream_grants import UpstreamGrants
+from shadowcat.control.admin.processes import Member, members
+from shadowcat.control.admin.readiness import complaints
+from shadowcat.control.admin.reading import Reading
+from shadowcat.control.oauth.upstream_grants import UpstreamGrants
+from shadowcat.control.upstreams.health import HealthChecker
+from shadowcat.control.upstreams.standing import Standing
 from shadowcat.shm.counters import FAMILIES, Kind
 from shadowcat.shm.directory import Directory
 from shadowcat.shm.sessions.table import SessionTable

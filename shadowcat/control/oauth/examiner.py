@@ -10,8 +10,8 @@ from shadowcat.auth.tokens import TokenError
 from shadowcat.auth.verify import Identity, TrustedIssuer, Unknown, Verifier
 from shadowcat.config.access import resource_of
 from shadowcat.config.model import Config, Issuer, Route
-from shadowcat.control.fetch import Fetcher, FetchError
-from shadowcat.control.keys import KeyKeeper
+from shadowcat.control.oauth.fetch import Fetcher, FetchError
+from shadowcat.control.oauth.keys import KeyKeeper
 
 
 class Examiner:

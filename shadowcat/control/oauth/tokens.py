@@ -16,7 +16,7 @@ from oauthlib.oauth2.rfc6749.parameters import parse_token_response, prepare_tok
 
 from shadowcat.auth.tokens import LONGEST_TOKEN
 from shadowcat.config.model import OAuthClient
-from shadowcat.control.fetch import FetchError, basic
+from shadowcat.control.oauth.fetch import FetchError, basic
 
 TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105  a name
 TOKEN_TYPE: Final = "urn:ietf:params:oauth:token-type:"  # noqa: S105  a prefix

@@ -30,7 +30,7 @@ from shadowcat.config.access import authenticates
 from shadowcat.config.model import Issuer
 from shadowcat.config.seats import Snapshot
 from shadowcat.config.units import Duration
-from shadowcat.control.fetch import FetchError
+from shadowcat.control.oauth.fetch import FetchError
 from shadowcat.log import LOGGER
 from shadowcat.shm.shared import CONTROL, Shared
 from shadowcat.shm.snapshots import SnapshotTooLargeError

@@ -30,8 +30,8 @@ from shadowcat.config.credentials import fetched
 from shadowcat.config.model import OAuthClient
 from shadowcat.config.seats import Snapshot
 from shadowcat.config.urls import upstream_name
-from shadowcat.control.fetch import FetchError
-from shadowcat.control.oauth import TokenResponse
+from shadowcat.control.oauth.fetch import FetchError
+from shadowcat.control.oauth.tokens import TokenResponse
 from shadowcat.log import LOGGER
 from shadowcat.shm.shared import CONTROL, Shared
 from shadowcat.shm.snapshots import SnapshotTooLargeError

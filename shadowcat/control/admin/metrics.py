@@ -14,11 +14,11 @@ from prometheus_client.utils import floatToGoString
 
 from shadowcat import __version__
 from shadowcat.config.urls import upstream_name
-from shadowcat.control.health import HealthChecker
+from shadowcat.control.admin.processes import members
+from shadowcat.control.admin.readiness import complaints
+from shadowcat.control.admin.reading import Reading
 from shadowcat.control.present import Present
-from shadowcat.control.processes import members
-from shadowcat.control.readiness import complaints
-from shadowcat.control.reading import Reading
+from shadowcat.control.upstreams.health import HealthChecker
 from shadowcat.policy.breaker import state_of
 from shadowcat.policy.health import Health
 from shadowcat.policy.outlier import barred_until

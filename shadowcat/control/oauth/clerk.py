@@ -8,11 +8,11 @@ from typing import Any, Final
 import msgspec
 
 from shadowcat.config.model import Issuer
-from shadowcat.control.credentials import CredentialKeeper
-from shadowcat.control.exchange import Exchanges
-from shadowcat.control.fetch import Fetcher, FetchError
-from shadowcat.control.keys import KeyKeeper
-from shadowcat.control.login_pages import LoginPages
+from shadowcat.control.oauth.credentials import CredentialKeeper
+from shadowcat.control.oauth.exchange import Exchanges
+from shadowcat.control.oauth.fetch import Fetcher, FetchError
+from shadowcat.control.oauth.keys import KeyKeeper
+from shadowcat.control.oauth.login_pages import LoginPages
 from shadowcat.control.present import Present
 from shadowcat.log import LOGGER
 from shadowcat.shm.mailboxes import Mail

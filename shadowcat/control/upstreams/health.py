@@ -22,8 +22,8 @@ from shadowcat.config import model
 from shadowcat.config.credentials import fetched
 from shadowcat.config.seats import Seat, Snapshot
 from shadowcat.config.urls import upstream_name
-from shadowcat.control.credentials import present_fields
-from shadowcat.control.probes import Finding, Probe
+from shadowcat.control.oauth.credentials import present_fields
+from shadowcat.control.upstreams.probes import Finding, Probe
 from shadowcat.errors import StartError
 from shadowcat.log import LOGGER
 from shadowcat.mcp.eras import Era

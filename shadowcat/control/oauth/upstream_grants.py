@@ -17,11 +17,11 @@ from shadowcat.config.changes import Target
 from shadowcat.config.credentials import fetched
 from shadowcat.config.model import AuthorizationCode, Config, Upstream
 from shadowcat.config.urls import upstream_name
-from shadowcat.control.fetch import FetchError
-from shadowcat.control.grants import Granted, Grants, OverError, Returned
-from shadowcat.control.login_events import LoginEvents
-from shadowcat.control.oauth import TokenResponse
-from shadowcat.control.vault import Vault
+from shadowcat.control.oauth.fetch import FetchError
+from shadowcat.control.oauth.grants import Granted, Grants, OverError, Returned
+from shadowcat.control.oauth.login_events import LoginEvents
+from shadowcat.control.oauth.tokens import TokenResponse
+from shadowcat.control.oauth.vault import Vault
 from shadowcat.log import LOGGER
 
 _YOUNG: Final = 10.0

@@ -1,0 +1,1 @@
+"""Issuers and authorization servers, asked by this process alone: keys, tokens, logins."""

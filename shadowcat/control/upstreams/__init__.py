@@ -1,0 +1,1 @@
+"""What the control process finds out about upstreams by itself."""
