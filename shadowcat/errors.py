@@ -105,6 +105,7 @@ class Refusal(Enum):
     # Limits. A client that is told 429 about server/discover would take the server for a legacy one.
     LIMITED = _Row(429, 429, False, "too many requests", "RFC 6585 4", None, 1)
     DISCOVER_LIMITED = _Row(503, _INTERNAL, False, "too many requests", "RFC 9110 15.6.4", None, 1)
+    BATCH_LIMITED = _Row(413, _INVALID, False, "more messages than a limit ever admits", "RFC 9110 15.5.14")
     LIMITER_BUSY = _Row(503, _INTERNAL, False, "limits cannot be checked now", "RFC 9110 15.6.4", None, 1)
     CHARSET = _Row(415, _INVALID, False, "JSON is UTF-8; no other charset is accepted", "RFC 8259 8.1")
     # Body: JSON-RPC that the next parser could read in another way, or that nobody can read.

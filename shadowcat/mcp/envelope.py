@@ -30,6 +30,10 @@ NAME_KEYS: Final[dict[str, str]] = {
 }
 """Method -> the member of params that names its object and that `Mcp-Name` mirrors (SEP-2243, SEP-2663)."""
 
+LONGEST_KEPT: Final = 256
+"""Characters of a method or a name that is worth remembering. Clients make them as long as their messages,
+and a few hundred of those would fill the memory."""
+
 _VERSION_KEY: Final = "io.modelcontextprotocol/protocolVersion"
 
 

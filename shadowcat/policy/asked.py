@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from shadowcat.mcp.envelope import LONGEST_KEPT
 from shadowcat.mcp.methods import SUBJECTS
 
 if TYPE_CHECKING:
@@ -85,6 +86,11 @@ class Asked:
         self._params: dict[str, Any] | None = None
         self.has_looked = False
         """Whether a rule has looked into the message, so that the verdict is good for this one alone."""
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether the verdict is good for other requests like it, and worth remembering."""
+        return not self.has_looked and len(self.method) + len(self._name) <= LONGEST_KEPT
 
     @property
     def subject(self) -> str | None:

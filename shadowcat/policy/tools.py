@@ -6,10 +6,9 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from shadowcat.config.model import Tools
+from shadowcat.mcp.envelope import LONGEST_KEPT
 
 _MOST_NAMES: Final = 4096
-_LONGEST: Final = 128
-"""Characters of names that are remembered: clients choose what they ask for."""
 
 
 class ToolRules:
@@ -32,7 +31,7 @@ class ToolRules:
             found = self._matches(name, self._deny) or bool(
                 self._allow and not self._matches(name, self._allow)
             )
-            if len(name) <= _LONGEST:
+            if len(name) <= LONGEST_KEPT:
                 if len(self._known) >= _MOST_NAMES:
                     self._known.clear()
                 self._known[name] = found

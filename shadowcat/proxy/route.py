@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from shadowcat.config import model
-from shadowcat.mcp.envelope import Envelope
+from shadowcat.mcp.envelope import LONGEST_KEPT, Envelope
 from shadowcat.policy.line import Rank
 from shadowcat.policy.retry import RetryBudget
 from shadowcat.policy.tools import ToolRules
@@ -135,7 +135,8 @@ class Route:
         found = self._waits.get((http_method, method, tool))
         if found is None:
             found = waits_for(http_method, method, tool, self.timeouts)
-            if len(self._waits) < _MOST_METHODS:  # Clients choose the names.
+            # Clients choose the names.
+            if len(self._waits) < _MOST_METHODS and len(method or "") + len(tool or "") <= LONGEST_KEPT:
                 self._waits[http_method, method, tool] = found
                 if method is not None and not (self.timeouts.tools and method == "tools/call"):
                     self.usual_waits[method] = found

@@ -138,6 +138,8 @@ class Shortage(NamedTuple):
     """Nanoseconds until its rate would; None if too many are under way."""
     remaining: int
     """How many it would admit now."""
+    is_final: bool = False
+    """Whether it never admits so many at once, however long they wait."""
 
 
 class Limiter:
@@ -294,11 +296,12 @@ class Limiter:
 
 
 def _tighter(found: Shortage | None, account: Account, count: int, booked: int, now: int) -> Shortage:
-    """The limit that has to be waited for longest: what was found so far, or this one."""
+    """The limit that has to be waited for longest, perhaps for ever: what was found so far, or this one."""
     wait = account.rate.wait(booked, now, count)
-    if found is not None and found.wait is not None and found.wait >= wait:
+    is_final = count * account.interval > account.span
+    if found is not None and found.wait is not None and (found.is_final, found.wait) >= (is_final, wait):
         return found
-    return Shortage(account.tier, account.limit, wait, account.rate.remaining(booked, now))
+    return Shortage(account.tier, account.limit, wait, account.rate.remaining(booked, now), is_final)
 
 
 def _lease(account: Account, spent: int, now: int) -> int:

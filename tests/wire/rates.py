@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from shadowcat.config.model import Limits, RouteLimits
 from shadowcat.config.units import Limit
+from shadowcat.shm.limiter import Tier
+from shadowcat.shm.locks import Locks
 from shadowcat.testing.loopback import Peer
 
 from .sessions import answer
@@ -61,3 +65,17 @@ def ask(proxy: Stage, sent: bytes, client: Peer | None = None, *, peer: str = "1
 def statuses(proxy: Stage, sent: bytes, times: int, **how: Any) -> list[int]:
     """The answers to the same request, on connections of their own."""
     return [ask(proxy, sent, **how).status for _ in range(times)]
+
+
+@contextmanager
+def held(proxy: Stage, tier: Tier) -> Iterator[None]:
+    """Another process has all buckets of a tier, and does not move."""
+    tables = proxy.plane.limits.limiter._tables
+    other = Locks(proxy._shared._region)
+    start = tables.area.offset + tables.starts[tier] * 128
+    for bucket in range(tables.buckets[tier]):
+        other.acquire(start + bucket * 128)
+    try:
+        yield
+    finally:
+        other.close()

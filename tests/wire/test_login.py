@@ -11,11 +11,13 @@ import pytest
 
 from shadowcat.auth import cookies
 from shadowcat.config.model import Issuer, Login
+from shadowcat.shm.limiter import Tier
 from shadowcat.shm.questions import DESKS, Ask, Outcome
 from shadowcat.testing.loopback import Peer
 from shadowcat.testing.mock_oauth.clock import Clock
 
 from .auth import OPAQUE, TRUSTED, bearer, guarded, questions, reply, token
+from .rates import held, host
 from .stage import OK, Got, Stage, bare, message, post, split
 
 PLAIN = message("ping")
@@ -283,6 +285,45 @@ def test_a_page_is_not_what_it_was_not_asked_to_be(
         assert answer is not None
         assert answer.status == status
         assert questions(proxy) == []
+
+
+def test_visits_to_pages_are_charged_to_the_host_and_to_their_addresses() -> None:
+    with open_to_browsers(host_limits=host(per_ip="3/min")) as proxy:
+        outgoing = page("POST", "logout", ORIGIN)
+        clients = [begin(proxy, sent) for sent in (page("GET", "login"), outgoing, page("GET", "login"))]
+        assert [told(client) for client in clients] == [None] * 3
+        assert len(questions(proxy)) == 3
+        for sent in (page("GET", "login"), outgoing):
+            refused = proxy.ask(sent)
+            assert refused is not None
+            assert (refused.status, refused.header("Retry-After")) == (429, "20")
+        assert len(questions(proxy)) == 3
+        # They are the same messages as any.
+        answer = proxy.ask(request())
+        assert answer is not None
+        assert answer.error["error"]["data"]["tier"] == "per_ip"
+        proxy.advance(20.1)
+        assert told(begin(proxy, request())) is None
+
+
+def test_a_visit_that_waits_for_a_lock_of_the_limiter_is_charged_once() -> None:
+    with open_to_browsers(host_limits=host(**{"global": "2/min"})) as proxy:
+        with held(proxy, Tier.GLOBAL):
+            client = begin(proxy, page("GET", "login"))
+            assert questions(proxy) == []
+        for _ in range(3):
+            proxy.loop.stall(0.001)
+        assert told(client) is None
+        assert len(questions(proxy)) == 1
+        with held(proxy, Tier.GLOBAL):
+            client = begin(proxy, page("GET", "login"))
+            for _ in range(60):
+                proxy.loop.stall(0.001)
+            refused = told(client)
+            assert refused is not None
+            assert (refused.status, refused.header("Retry-After")) == (503, "1")
+        assert told(begin(proxy, page("GET", "login"))) is None
+        assert proxy.ask(page("GET", "login")).status == 429  # type: ignore[union-attr]
 
 
 def test_pages_leave_desks_to_those_who_have_tokens_and_give_up() -> None:

@@ -15,6 +15,7 @@ from shadowcat.config.units import Duration
 from shadowcat.proxy.plane import DataPlane
 from shadowcat.testing.loopback import Peer
 
+from .rates import own
 from .sessions import INITIALIZE, NOTE, PING, answer, caller_at, in_session, open_session, result, sibling
 from .stage import MODERN, OK, STREAM, Stage, bare, message, post, split, stage
 
@@ -389,3 +390,21 @@ def test_a_bound_can_be_set_and_taken_away_while_it_runs() -> None:
         assert outcome(waiting) == 200
         proxy.advance(0.2)
         assert proxy.metric("overload_in_flight") == 0
+
+
+def test_a_limit_that_comes_while_a_request_waits_leaves_no_seat_taken() -> None:
+    with host(limits=own(route="100/min")) as proxy:
+        (route,) = [each for each in proxy.config.routes if each.path == "/mcp"]
+        limited = replace(route, limits=own(route="100/min concurrent 1"))
+        clients = [ask(proxy), ask(proxy)]
+        routes = [limited if each is route else each for each in proxy.config.routes]
+        proxy.publish(replace(proxy.config, routes=routes))
+        proxy.advance(0.2)
+        for _ in range(2):
+            serve(proxy)
+        assert [outcome(client) for client in clients] == [200, 200]
+        for _ in range(2):
+            client = ask(proxy)
+            serve(proxy)
+            assert outcome(client) == 200
+        assert not proxy.plane.limits._held

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from shadowcat.config.model import Config, Route, Upstream
+from shadowcat.config.model import Config, Limits, Route, Upstream
 from shadowcat.shm.limiter import Tier
-from shadowcat.shm.locks import Locks
 from shadowcat.testing.loopback import Peer
 
 from .auth import bearer, guarded, publish_keys, questions, reply, token
-from .rates import CALL, MODERN_CALL, ask, begin, finish, host, own, statuses
+from .rates import CALL, MODERN_CALL, ask, begin, finish, held, host, own, statuses
 from .sessions import INITIALIZE, NOTE, answer, caller_at, in_session, named, open_session, sibling
 from .stage import MODERN, Stage, bare, message, post, split, stage
 
@@ -282,6 +279,22 @@ def test_a_client_that_leaves_before_its_body_has_paid_nothing_for_others() -> N
         assert statuses(proxy, PING, 4) == [200] * 3 + [429]
 
 
+def test_what_was_paid_ahead_is_not_kept_for_other_limits() -> None:
+    limited = host(per_ip="1/min")
+    with stage(host_limits=limited) as proxy:
+        client = proxy.caller()
+        proxy.tell(client, PING[:-3])
+        assert proxy.plane.entrance._paid
+        for limits in (Limits(capacity=1024), limited):
+            proxy.publish(replace(proxy.config, limits=limits))
+            proxy.settle()
+            if limits is not limited:
+                proxy.tell(client, PING[-3:])
+                finish(proxy, answer())
+                assert split(client.take())[0].status == 200
+        assert ask(proxy, PING, client).status == 429
+
+
 def test_a_message_that_waits_for_the_keys_of_its_issuer_is_charged_once() -> None:
     with guarded(keys=False, host_limits=host(per_ip="3/min"), limits=own(per_user="2/min")) as proxy:
         client = proxy.caller()
@@ -300,45 +313,7 @@ def test_a_message_that_waits_for_the_keys_of_its_issuer_is_charged_once() -> No
         assert got == [200, "per_user", "per_ip"]
 
 
-# Batches.
-
-
-def batch(*methods: str) -> bytes:
-    messages: list[dict[str, Any]] = [
-        {"jsonrpc": "2.0", "id": at, "method": method} for at, method in enumerate(methods)
-    ]
-    return json.dumps(messages).encode()
-
-
-@pytest.mark.parametrize(
-    "limits", [{"host_limits": host(per_ip="7/min")}, {"limits": own(route="7/min", per_session="6/min")}]
-)
-def test_each_message_of_a_batch_counts_and_all_pass_or_none(limits: dict[str, Any]) -> None:
-    with stage(**limits) as proxy:
-        session = open_session(proxy, version="2025-03-26")
-        assert statuses(proxy, in_session(session, batch(*["ping"] * 4)), 1) == [200]
-        got = ask(proxy, in_session(session, b" " + batch(*["ping"] * 4)))
-        assert got.status == 429
-        assert int(got.header("X-RateLimit-Remaining") or 0) < 3
-        if "limits" in limits:
-            assert statuses(proxy, in_session(session), 3) == [200, 200, 429]
-
-
 # Other workers' locks.
-
-
-@contextmanager
-def held(proxy: Stage, tier: Tier) -> Iterator[None]:
-    """Another process has all buckets of a tier, and does not move."""
-    tables = proxy.plane.limits.limiter._tables
-    other = Locks(proxy._shared._region)
-    start = tables.area.offset + tables.starts[tier] * 128
-    for bucket in range(tables.buckets[tier]):
-        other.acquire(start + bucket * 128)
-    try:
-        yield
-    finally:
-        other.close()
 
 
 LOCKED = list(zip(EITHER_5, (Tier.GLOBAL, Tier.ROUTE), strict=True))

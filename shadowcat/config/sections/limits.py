@@ -21,7 +21,8 @@ class Limits(Section, frozen=True, kw_only=True):
     """Of each client address; of IPv6 the /64 network."""
     capacity: Annotated[int, Meta(ge=1024, le=2**22)] = 65_536
     """How many addresses are remembered at a time, how many users, sessions, and users' tools; each takes 16
-    bytes, allocated at the start. Where there are more, a new one starts with what another had left."""
+    bytes, allocated at the start. Of all kinds together so many may have something under way, which takes 8
+    bytes, and 8 for each worker. Where there are more, a new one starts with what another had left."""
 
 
 class RouteLimits(Section, frozen=True, kw_only=True):

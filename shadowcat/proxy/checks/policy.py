@@ -162,7 +162,7 @@ class PolicyCheck:
                 partial(self._read, exchange, envelope, number),
             )
             verdict = self._rules.decide(asked, caller)
-            if not asked.has_looked:
+            if asked.is_usual:
                 caller.keep(key, verdict)
         return verdict
 

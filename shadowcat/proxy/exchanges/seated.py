@@ -6,7 +6,7 @@ from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.exchanges.layers import layered
 
 
-class _Seated(Exchange):
+class Seated(Exchange):
     """A request that may have taken seats (`Limits.begin`)."""
 
     __slots__ = ()
@@ -18,4 +18,4 @@ class _Seated(Exchange):
 
 def seated(kind: type[Exchange]) -> type[Exchange]:
     """The same kind of exchange, for such a route."""
-    return layered(_Seated, kind)
+    return layered(Seated, kind)

@@ -8,6 +8,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from shadowcat.config import model
 from shadowcat.config.units import Limit
+from shadowcat.mcp.envelope import LONGEST_KEPT
 from shadowcat.policy.gcra import Rate
 from shadowcat.shm.concurrency import Concurrency, Seats
 from shadowcat.shm.limiter import Account, Limiter, Tier
@@ -143,6 +144,8 @@ class RouteRules:
         found = self._named.get(name)
         if found is None:
             rules = tuple(rule for glob, rule in self.patterns.items() if fnmatchcase(name, glob))
+            if len(name) > LONGEST_KEPT:
+                return rules
             found = self._named.put(name, rules)
         return found
 

@@ -25,8 +25,12 @@ def denial_of(shortage: Shortage, *, discovers: bool) -> Denial:
         shortage: The limit.
         discovers: Whether the request is, or may be, a server/discover.
     """
-    tier, limit, wait, remaining = shortage
+    tier, limit, wait, remaining, is_final = shortage
     name = TIERS[tier]
+    if is_final:
+        # A time after which to come back would be a lie, and a client that believes it never stops.
+        text = f"burst {limit.burst}" if wait is not None else f"concurrent {limit.concurrent}"
+        return Denial(Refusal.BATCH_LIMITED, detail=f"{name} {text}", data={"tier": name, "limit": text})
     if wait is None:
         after, text = _AGAIN, f"concurrent {limit.concurrent}"
         quota, state, policy = limit.concurrent, f"r={remaining}", 'qu="concurrent-requests"'

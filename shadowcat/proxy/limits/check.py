@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from shadowcat.mcp.envelope import Envelope, Kind
 from shadowcat.policy.waits import LISTEN
 from shadowcat.proxy.clients.denial import Denial
+from shadowcat.proxy.exchanges.seated import Seated
 from shadowcat.proxy.limits.accounts import Bill, Bounded, RouteRules, Rule
 from shadowcat.proxy.limits.answers import DISCOVER, denial_of
 from shadowcat.shm.concurrency import Seats
@@ -95,7 +96,7 @@ class LimitCheck:
                 bill = known
             else:
                 bill = self._bill(exchange, client, envelope, session)
-        if self.has_seats and _takes_seat(envelope):
+        if self.has_seats and _takes_seat(envelope) and isinstance(exchange, Seated):
             seats = [(each, 1) for each in self._seats(exchange, client, bill)]
             charges = [(account, 1) for account in bill.accounts]
             shortage = self._limits.begin(exchange, seats, charges)
@@ -116,7 +117,7 @@ class LimitCheck:
             if envelope is not None and envelope.kind is _REQUEST:
                 bill = self._bill(exchange, client, envelope, session)
                 accounts.update(bill.accounts)
-                if self.has_seats:
+                if self.has_seats and isinstance(exchange, Seated):
                     seats.update(self._seats(exchange, client, bill))
         shortage = self._limits.begin(exchange, list(seats.items()), list(accounts.items()))
         return None if shortage is None else self._deny(shortage, None)
@@ -152,5 +153,8 @@ class LimitCheck:
 
 
 def _takes_seat(envelope: Envelope | None) -> bool:
-    """Whether a request is under way in the sense of a limit: a stream that waits for events is not."""
+    """Whether a request is under way in the sense of a limit: a stream that waits for events is not.
+
+    Nor is an exchange that is not `Seated`, made before there was such a limit: it would give nothing back.
+    """
     return envelope is not None and envelope.method != LISTEN

@@ -29,7 +29,7 @@ from shadowcat.shm.locks import LockBusyError
 
 if TYPE_CHECKING:
     from shadowcat.proxy.clients.downstream import ClientConnection
-    from shadowcat.proxy.clients.pages import Visit
+    from shadowcat.proxy.clients.pages import PageRequest, Visit
     from shadowcat.proxy.clients.template import RequestTemplate
 
 _OBJECT: Final = b"{"
@@ -125,6 +125,8 @@ class Entrance:
     def take_up(self, *, is_limited: bool) -> None:
         """The limits are others now."""
         self.is_limited = is_limited
+        if not is_limited:
+            self._paid.clear()  # Nobody would, when the bodies come.
         self._known.clear()
         self._direct.clear()
 
@@ -183,11 +185,16 @@ class Entrance:
             except LockBusyError:
                 self._paid[client] = _Paid.HEAD
                 raise
+            if shortage is not None:
+                # One of them was charged before: what is final shows in all of them only.
+                final = next((account for account in accounts if rest >= account.limit.burst), None)
+                if final is not None:
+                    shortage = Shortage(final.tier, final.limit, shortage.wait, 0, is_final=True)
         return None if shortage is None else self._deny(shortage, template, body)
 
     def _deny(self, shortage: Shortage, template: RequestTemplate, body: bytes | None) -> Denial:
-        assert template.route is not None
-        self._cells[template.route.meters.limited + shortage.tier] += 1
+        if template.route is not None:  # The proxy's own pages have none.
+            self._cells[template.route.meters.limited + shortage.tier] += 1
         if body:
             discovers = peek(body).method == DISCOVER
         else:
@@ -210,8 +217,7 @@ class Entrance:
         """
         page = template.page
         if page is not None:
-            unknown = page.judge(template, client)
-            return page.wait(template, unknown, partial(client.decided, template, values, body), client)
+            return self._visit(page, client, template, values, body)
         if self.is_limited and not self._paid and not template.chain and body[:1] == _OBJECT:
             # The short way, for one message from an address that is known.
             accounts = self._direct.get(client.address)
@@ -236,6 +242,26 @@ class Entrance:
         if found is None or isinstance(found, Denial):
             return found
         return self._wait(client, template, values, body, found)
+
+    def _visit(
+        self,
+        page: PageRequest,
+        client: ClientConnection,
+        template: RequestTemplate,
+        values: tuple[bytes, ...],
+        body: bytes,
+    ) -> LockWaiter | Visit | Denial:
+        """Charged like everything that somebody without a token may ask for: control has to work for it."""
+        if self.is_limited:
+            try:
+                denial = self.charge(client, template, body)
+            except LockBusyError:
+                decided = partial(client.decided, template, values, body)
+                return LockWaiter(self, self._loop, (client, template, body), decided)
+            if denial is not None:
+                return denial
+        unknown = page.judge(template, client)
+        return page.wait(template, unknown, partial(client.decided, template, values, body), client)
 
     def _wait(
         self,

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from shadowcat.config.model import Config
+from shadowcat.mcp.envelope import LONGEST_KEPT
 from shadowcat.policy.forwarded import network_of
 from shadowcat.proxy.limits.accounts import Bounded, HostRules, RouteRules, Rule
 from shadowcat.proxy.limits.check import LimitCheck
@@ -67,6 +68,8 @@ class Limits:
     def network(self, client: ClientConnection, template: RequestTemplate) -> str:
         """Where a request comes from, seen through trusted proxies."""
         key = client.address, template.chain
+        if len(template.chain) > LONGEST_KEPT:
+            return network_of(client.name(template))
         return self._networks.get(key) or self._networks.put(key, network_of(client.name(template)))
 
     def begin(
@@ -86,7 +89,7 @@ class Limits:
             for seat, count in seats:
                 place = self._concurrency.take(seat, count)
                 if place is None:
-                    shortage = Shortage(seat.tier, seat.limit, None, 0)
+                    shortage = Shortage(seat.tier, seat.limit, None, 0, count > seat.limit.concurrent)
                     break
                 taken.append((place, count))
             if shortage is None:

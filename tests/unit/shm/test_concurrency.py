@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from shadowcat.config.model import Limits
 from shadowcat.config.units import Limit
 from shadowcat.shm.concurrency import Concurrency, Seats, clear, plan_concurrency
 from shadowcat.shm.limiter import SECRET, WAYS, Tier
@@ -19,10 +20,10 @@ PROCESSES = 6
 class Host:
     """The table, and a worker for each process."""
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int = 1024) -> None:
         plan = Plan()
         plan.add(LINE)
-        self.areas = plan_concurrency(plan, 1024, PROCESSES)
+        self.areas = plan_concurrency(plan, capacity, PROCESSES)
         self.region = Region(plan.size)
         self._locks = [Locks(self.region) for _ in range(PROCESSES)]
         self.workers = [
@@ -108,3 +109,11 @@ def test_never_more_however_many_take_and_give_back_at_once(host: Host) -> None:
     children = [in_child(lambda process=process: work(process)) for process in (2, 3, 4, 5)]  # type: ignore[misc]
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
     assert host.workers[0].under_way(of(host.workers[0])) == 0
+
+
+def test_thousands_have_something_under_way_and_no_bucket_is_full() -> None:
+    host = Host(Limits().capacity)
+    worker = host.workers[2]
+    # None of them is refused because of others.
+    assert all(worker.take(of(worker, b"%d" % number), 1) is not None for number in range(5_000))
+    host.close()
