@@ -44,7 +44,7 @@ class Kind(Enum):
 
 _FIRST: Final = {
     Kind.HEAD: _HEAD[:20],
-    Kind.BODY: _HEAD + b"Content-Length: 1000000\r\n\r\n",
+    Kind.BODY: _HEAD + b"Content-Length: 100000\r\n\r\n",
     Kind.READER: _CALL,
     Kind.IDLE: b"",
     Kind.PIPELINE: _SMALL * 1024,

@@ -79,6 +79,19 @@ def test_a_slow_client_slows_its_upstream(serve: Serve) -> None:
             assert received == BIG
 
 
+@pytest.mark.parametrize("size", range(200_000, 1_000_000, 100_000))
+def test_who_does_not_read_the_end_of_an_answer_holds_up_nobody_else(serve: Serve, size: int) -> None:
+    """Of some sizes it is the last piece for which there is no room in the client's buffers."""
+    with ScriptedUpstream([Receive(), response(body=b"x" * size), *ECHO], each=ECHO) as upstream:
+        proxy = serve(f"{upstream.url}/mcp")
+        with proxy.client(receive_buffer=65536) as slow, proxy.client() as client:
+            slow.send(request(body=CALL))
+            assert slow.read_head().status == 200
+            for _ in range(20):  # Meanwhile the answer comes to its end, unless the client slows it before.
+                client.send(request(body=CALL))
+                assert client.read_response(timeout=5).body == CALL
+
+
 @contextmanager
 def flooding(piece: bytes) -> Iterator[ScriptedUpstream]:
     """An upstream that sends more than anybody takes, and is cut off in the midst of it."""

@@ -285,6 +285,7 @@ class Exchange(Timed):
     def end(self, rest: bytes) -> None:
         """Hand on the last part of the answer."""
         client = self._client
+        self._connection = None  # It may serve another one by now, whom a slow client must not hold up.
         if client is not None and rest:
             self._sent += len(rest)
             client.write(rest)
