@@ -26,6 +26,8 @@ LIMITS = {
     "keepalive_timeout": "3s",
     "write_timeout": "3s",
 }
+# Of some slow readers the kernel has taken the whole answer: they look idle at first, and linger then.
+LONGEST = {Kind.HEAD: 3.0, Kind.BODY: 3.0, Kind.IDLE: 3.0, Kind.READER: 3.0 + 3.0, Kind.PIPELINE: 3.0 + 3.0}
 SHORTEST = {Kind.HEAD: 3.0, Kind.BODY: 3.0, Kind.IDLE: 3.0, Kind.READER: 3.0, Kind.PIPELINE: 0.0}
 
 
@@ -57,9 +59,9 @@ def test_a_thousand_slow_ones_are_gone_in_time(cat: Shadowcat, kind: Kind) -> No
     with SlowClients(cat.address, kind, COUNT) as crowd:
         crowd.wait_open()
         assert post(cat.address, "/mcp", BODY)[0] == 200
-        crowd.wait_gone(3.0 + SLACK)
+        crowd.wait_gone(LONGEST[kind] + SLACK)
         assert min(crowd.lasted) >= SHORTEST[kind] - 0.05
-        assert max(crowd.lasted) <= 3.0 + SLACK
+        assert max(crowd.lasted) <= LONGEST[kind] + SLACK
         # They close nothing themselves, and still hold their ends.
         eventually(lambda: connected(cat) == 0, LINGER + SLACK, "connections that linger")
     assert post(cat.address, "/mcp", BODY)[0] == 200
