@@ -16,7 +16,7 @@ from .conftest import SESSION, Pair, answer, open_session, request
 
 MUCH = Limit("1000000/s")
 """Never reached, and leased."""
-SLOW = Limit("100000/s burst 63")
+SLOW = Limit("1000000/s burst 63")
 """Never reached, and too small a burst for leases: each request takes the lock."""
 
 
