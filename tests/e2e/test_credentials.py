@@ -268,7 +268,7 @@ def test_control_may_die(oauth: MockOAuthServer) -> None:
 @pytest.mark.parametrize("kind", ["client_credentials", "token_exchange"])
 def test_a_token_that_was_withdrawn_is_fetched_anew(oauth: MockOAuthServer, kind: str) -> None:
     with Upstream(lambda token: oauth.core.examine(token) is not None) as upstream:
-        modules = ("control.credentials", "control.exchange", "proxy.upstreams.credentialed")
+        modules = ("control.oauth.credentials", "control.oauth.exchange", "proxy.upstreams.credentialed")
         prelude = "; ".join(f"import shadowcat.{name} as c; c.EARLY = 0.5" for name in modules)
         settings = config(upstream, {kind: client(oauth)}, oauth)
         with started(settings, prelude=prelude) as cat:
