@@ -27,6 +27,18 @@ _ROUND: Final = 0.01
 """Seconds."""
 
 
+def _notice_the_end(one: socket.socket) -> None:
+    """Let the kernel ask every second whether the server is still there.
+
+    A reset is discarded if it lies beyond a window that has closed meanwhile (RFC 5961 section 3.2), and a
+    peer that neither reads nor sends would never hear of the end. A keep-alive probe (RFC 9293 section
+    3.8.4) is answered with one that fits, or by a live server without a word to its process.
+    """
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+
+
 class Kind(Enum):
     """What such a client does."""
 
@@ -174,6 +186,7 @@ class SlowClients:
     def _open(self) -> None:
         one = socket.socket()
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        _notice_the_end(one)
         one.connect(self._address)
         one.setblocking(False)
         self._sockets[one.fileno()] = one, time.monotonic()
