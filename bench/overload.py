@@ -17,18 +17,17 @@ import contextlib
 import json
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import psutil
 import uvloop
 
+from bench.proxy import Proxy, running
 from shadowcat.mcp.eras import Era
 from shadowcat.testing.load.plan import Plan, Progress, Report, Result
 
@@ -112,34 +111,6 @@ def upstream(slots: int, seconds: float) -> Iterator[str]:
         process.communicate()
 
 
-# The proxy.
-
-
-@contextlib.contextmanager
-def proxy(url: str, workers: int, overload: dict[str, Any]) -> Iterator[tuple[int, list[psutil.Process]]]:
-    config = {
-        "listen": "127.0.0.1:0",
-        "admin": None,
-        "workers": workers,
-        "routes": [{"upstreams": [{"url": url}], "pool": {"max_connections": 4000}}],
-        "overload": overload,
-    }
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(config, file)
-        file.flush()
-        command = [str(Path(sys.executable).with_name("shadowcat-supervisor")), "--config", file.name]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert process.stdout is not None
-        try:
-            ready = json.loads(process.stdout.readline())
-            children = psutil.Process(process.pid).children()
-            found = [child for child in children if "worker" in " ".join(child.cmdline())]
-            yield int(ready["listen"][0].rpartition(":")[2]), found
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
 # The load.
 
 
@@ -191,32 +162,37 @@ def watch(processes: list[psutil.Process], stop: threading.Event, found: list[in
 
 def run(arguments: argparse.Namespace, overload: dict[str, Any]) -> dict[str, Any]:
     capacity = arguments.slots / arguments.service
-    with (
-        upstream(arguments.slots, arguments.service) as url,
-        proxy(url, arguments.workers, overload) as (port, workers),
-    ):
-        steady = Load(port, STEADY * capacity, BEFORE + arguments.seconds + AFTER, 256, arguments.patience)
-        extra = (arguments.factor - STEADY) * capacity
-        burst = Load(port, extra, arguments.seconds, arguments.connections, arguments.patience)
-        memory: list[int] = []
-        stop = threading.Event()
-        watcher = threading.Thread(target=watch, args=(workers, stop, memory))
-        watcher.start()
-        steady.start()
-        time.sleep(BEFORE)
-        quiet = max(memory)
-        cpu = sum(sum(process.cpu_times()[:2]) for process in workers)
-        burst.start()
-        while not burst.reports:
-            time.sleep(0.01)
-        began = burst.reports[0][0]
-        time.sleep(max(0.0, began + arguments.seconds - time.monotonic()))
-        ended = time.monotonic()
-        cpu = sum(sum(process.cpu_times()[:2]) for process in workers) - cpu
-        steady.join()
-        burst.join()
-        stop.set()
-        watcher.join()
+    with upstream(arguments.slots, arguments.service) as url:
+        route = {"upstreams": [{"url": url}], "pool": {"max_connections": 4000}}
+        config = {"workers": arguments.workers, "routes": [route], "overload": overload}
+        with running(config) as proxy:
+            return measure(arguments, proxy, capacity)
+
+
+def measure(arguments: argparse.Namespace, proxy: Proxy, capacity: float) -> dict[str, Any]:
+    port, workers = proxy.port, proxy.workers
+    steady = Load(port, STEADY * capacity, BEFORE + arguments.seconds + AFTER, 256, arguments.patience)
+    extra = (arguments.factor - STEADY) * capacity
+    burst = Load(port, extra, arguments.seconds, arguments.connections, arguments.patience)
+    memory: list[int] = []
+    stop = threading.Event()
+    watcher = threading.Thread(target=watch, args=(workers, stop, memory))
+    watcher.start()
+    steady.start()
+    time.sleep(BEFORE)
+    quiet = max(memory)
+    cpu = sum(sum(process.cpu_times()[:2]) for process in workers)
+    burst.start()
+    while not burst.reports:
+        time.sleep(0.01)
+    began = burst.reports[0][0]
+    time.sleep(max(0.0, began + arguments.seconds - time.monotonic()))
+    ended = time.monotonic()
+    cpu = sum(sum(process.cpu_times()[:2]) for process in workers) - cpu
+    steady.join()
+    burst.join()
+    stop.set()
+    watcher.join()
     assert burst.result is not None
     assert steady.result is not None
     counted = began + SETTLE

@@ -10,17 +10,16 @@ smallest and the largest.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 from contextlib import ExitStack
-from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from bench.proxy import running
 from shadowcat.mcp.eras import Era
 from shadowcat.testing.canned import CannedUpstream
 from shadowcat.testing.load.plan import Broken, Plan, Progress, Result
@@ -57,26 +56,10 @@ def load(address: tuple[str, int], rate: float, seconds: float) -> Result:
     return report
 
 
-def start(stack: ExitStack, url: str, workers: int, clients: int) -> tuple[str, int]:
-    """Start the proxy; the address it listens on."""
+def configuration(url: str, workers: int, clients: int) -> dict[str, Any]:
+    """With as many upstream connections as the slow ones can hold."""
     route = {"path": "/mcp", "upstreams": [{"url": url}], "pool": {"max_connections": 4 * clients}}
-    config = {
-        "listen": "127.0.0.1:0",
-        "admin": None,
-        "workers": workers,
-        "routes": [route],
-        "http": dict.fromkeys(KEYS, DEADLINE),
-    }
-    path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "shadowcat.json"
-    path.write_text(json.dumps(config))
-    command = [str(Path(sys.executable).with_name("shadowcat-supervisor")), "--config", str(path)]
-    process = stack.enter_context(
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    )
-    stack.callback(process.terminate)
-    assert process.stdout is not None
-    host, _, port = json.loads(process.stdout.readline())["listen"][0].rpartition(":")
-    return host, int(port)
+    return {"workers": workers, "routes": [route], "http": dict.fromkeys(KEYS, DEADLINE)}
 
 
 def main() -> None:
@@ -93,7 +76,8 @@ def main() -> None:
     shown_out: dict[str, int] = {}
     with ExitStack() as stack:
         upstream = stack.enter_context(CannedUpstream())
-        address = start(stack, upstream.url, options.workers, options.clients)
+        proxy = stack.enter_context(running(configuration(upstream.url, options.workers, options.clients)))
+        address = proxy.host, proxy.port
         load(address, options.rate, 1.0)
         for _ in range(options.rounds):
             for kind in (None, *Kind):
