@@ -315,6 +315,7 @@ class ClientConnection(Kept):
         """A request is let through, or not; it may have waited for that."""
         self._waiter = None
         if verdict is None:
+            self._requests_left += 1  # It was counted when it came.
             self._begin(self._reader.renewed(template), values, body)
         else:
             self._answer(OwnAnswer.of(verdict, template, body, values))
