@@ -122,9 +122,9 @@ def check_times(claims: dict[str, Any], now: float, leeway: float) -> float:
         TokenError: It has no end, has ended, or is not yet good (RFC 7519 section 4.1).
     """
     for name in _TIMES:
-        value = claims.get(name)
+        value = claims.get(name, 0)
         # A text, or true, is read in different ways; 1e999 is infinite, and 400 digits are no float.
-        if name in claims and (type(value) not in (int, float) or not abs(value) <= sys.float_info.max):
+        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
             raise TokenError(f"the token's {name} is not a number")
     if "exp" not in claims:
         raise TokenError("the token has no end")
