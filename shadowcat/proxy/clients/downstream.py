@@ -368,6 +368,14 @@ class ClientConnection(Kept):
         elif self._state is _READING and self._reader.stage is _IDLE:
             self._rest()
 
+    def close_idle(self) -> None:
+        """Let go of it in favour of another one."""
+        self._close()
+
+    def turn_away(self, denial: Denial) -> None:
+        """Answer before anything was asked, and part."""
+        self._break_off(self._reader.broken(denial))
+
     # Ends.
 
     def _rest(self) -> None:
