@@ -122,6 +122,15 @@ def test_a_client_that_leaves_waits_no_more() -> None:
         assert not any(each.writes for each in proxy.upstreams)
 
 
+def test_nobody_waits_for_the_credential_of_an_upstream_that_is_cut_off() -> None:
+    with stage(keys=[own()], retry={"attempts": 3}) as proxy:
+        client = waiting(proxy)
+        (pool,) = proxy.plane.sessions.pools.values()
+        pool.abort()
+        proxy.settle()
+        assert told(client).status == 503
+
+
 def test_no_more_wait_than_may_queue() -> None:
     with stage(keys=[own()], pool={"max_queue": 2}) as proxy:
         clients = [waiting(proxy) for _ in range(2)]

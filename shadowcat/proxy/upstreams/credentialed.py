@@ -122,10 +122,11 @@ class FetchedPool(Pool):
 
     def abort(self) -> None:
         """Cut everything off."""
-        super().abort()
+        self._closed = True  # Until all is cut off: nobody begins to wait anew.
         delayed, self._delayed = self._delayed, {}
         for exchange in delayed:
             exchange.no_connection(Refusal.NO_UPSTREAM, self.origin.name)
+        super().abort()
 
     def rejected(self) -> None:
         """The upstream asks to authenticate: the credential may have been withdrawn."""
