@@ -70,8 +70,16 @@ class FetchedPool(Pool):
         super().change(config, upstream, origin)
         if origin is not None:
             self._bare = origin
-            self._revision, self._until = 0, -inf
             self.section = self._fingerprint()
+            self._withdraw()
+
+    def _withdraw(self) -> None:
+        """There is no credential now: who waits for a connection waits for that first."""
+        self._revision, self._until = 0, -inf
+        for exchange in list(self._waiting):
+            self.forget(exchange)
+            self.acquire(exchange, fresh=True)
+        self._say_who_waits()
 
     def _fingerprint(self) -> bytes:
         section = fetched(self.upstream)
@@ -81,7 +89,7 @@ class FetchedPool(Pool):
     def present(self, held: Held | None) -> None:
         """Send this credential from now on; None: there is none."""
         if held is None or held.section != self.section:
-            self._revision, self._until = 0, -inf
+            self._withdraw()
             return
         self._until = held.until_ns / _NANOSECONDS
         if held.revision != self._revision:
