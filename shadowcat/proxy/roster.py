@@ -20,6 +20,7 @@ from shadowcat.proxy.upstreams.credentialed import pool_class, present_at
 from shadowcat.proxy.upstreams.origin import Origin
 from shadowcat.proxy.upstreams.outcomes import Marks, Outcomes
 from shadowcat.proxy.upstreams.pool import Pool
+from shadowcat.proxy.upstreams.site import Site
 from shadowcat.shm.ejections import Place
 from shadowcat.shm.shared import Shared
 from shadowcat.shm.snapshots import SnapshotError
@@ -138,9 +139,8 @@ class Roster:
         if pool is None or pool.generation != seat.generation:
             plane = self._plane
             meters = UpstreamMeters(self._shared.layout, row, plane.cells)
-            pool = pool_class(upstream)(
-                plane, origins[row], section.pool, upstream, meters, row, seat.generation
-            )
+            site = Site(origins[row], section.pool, upstream, meters, row, seat.generation)
+            pool = pool_class(upstream)(plane, site)
         else:
             pool.change(section.pool, upstream, origins.get(row))
         self.pools[row] = pool

@@ -94,6 +94,21 @@ def test_a_key_that_comes_meanwhile_is_enough() -> None:
         assert client.take() == b""
 
 
+def test_a_request_that_has_waited_is_one_of_those_that_a_connection_may_carry() -> None:
+    with guarded(http={"max_requests": 3}) as proxy:
+        client = waiting(proxy, new_token())
+        publish_keys(proxy, WITH_NEW)
+        proxy.advance(0.2)
+        for ending in (None, None, "close"):
+            (upstream,) = [each for each in proxy.upstreams if each.take()]
+            upstream.send(OK)
+            proxy.settle()
+            answer = told(client)
+            assert answer is not None
+            assert answer.header("Connection") == ending
+            proxy.tell(client, request(token()))
+
+
 def test_the_answer_is_found_without_mail_too() -> None:
     with guarded() as proxy:
         client = waiting(proxy, new_token())

@@ -93,6 +93,26 @@ def test_the_credential_of_another_section_is_none() -> None:
         assert told(client).status == 200
 
 
+def test_who_waits_for_a_connection_gets_the_new_section_s_credential_or_none() -> None:
+    with stage(keys=[own()], pool={"max_connections": 1}) as proxy:
+        give(proxy, "first")
+        busy, queued = proxy.caller(), proxy.caller()
+        for client in (busy, queued):
+            proxy.tell(client, CALL)
+        (route,) = proxy.config.routes
+        upstreams = [replace(route.upstreams[0], **own(resource="https://up.example"))]
+        proxy.publish(replace(proxy.config, routes=[replace(route, upstreams=upstreams)]))
+        proxy.advance(0.2)  # With the tick it is taken up.
+        assert presented(arrived(proxy)) == "first"
+        assert told(busy).status == 200
+        proxy.advance(1)
+        assert not any(each.writes for each in proxy.upstreams)
+        give(proxy, "second")
+        proxy.advance(0.2)
+        assert presented(arrived(proxy)) == "second"
+        assert told(queued).status == 200
+
+
 def test_each_upstream_gets_its_own_and_others_none() -> None:
     keys: list[dict[str, Any]] = [own(), own(resource="https://b.example"), {}]
     with stage(upstreams=3, keys=keys, balance={"strategy": "round_robin"}) as proxy:
@@ -120,6 +140,15 @@ def test_a_client_that_leaves_waits_no_more() -> None:
         give(proxy, "first")
         proxy.advance(0.2)
         assert not any(each.writes for each in proxy.upstreams)
+
+
+def test_nobody_waits_for_the_credential_of_an_upstream_that_is_cut_off() -> None:
+    with stage(keys=[own()], retry={"attempts": 3}) as proxy:
+        client = waiting(proxy)
+        (pool,) = proxy.plane.sessions.pools.values()
+        pool.abort()
+        proxy.settle()
+        assert told(client).status == 503
 
 
 def test_no_more_wait_than_may_queue() -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from shadowcat.auth import cookies
-from shadowcat.config.model import Issuer, Login
+from shadowcat.config.model import Auth, Issuer, Login, Route, Upstream
 from shadowcat.shm.limiter import Tier
 from shadowcat.shm.questions import DESKS, Ask, Outcome
 from shadowcat.testing.loopback import Peer
@@ -162,6 +162,44 @@ def test_an_opaque_token_takes_a_second_question() -> None:
         reply(proxy, question, said=claims)
         assert passes(proxy, client)
         assert passes(proxy, begin(proxy, request()))
+
+
+def test_a_token_that_has_gone_takes_none_with_it() -> None:
+    with open_to_browsers(OPAQUE) as proxy:
+        good = {
+            "active": True, "aud": "https://mcp.example/mcp", "sub": "u", "scope": "mcp:read",
+            "exp": Clock().now() + 60,
+        }  # fmt: skip
+        for _ in range(3):
+            begin(proxy, request())  # A head is remembered when it comes again.
+        for text in ("old", "new"):
+            proxy._shared.logins.changed(5)
+            begin(proxy, request())
+            (asked,) = [question for question in questions(proxy) if question.kind is Ask.LOGIN]
+            stamp = proxy._shared.logins.stamp(5, DIGEST)
+            reply(proxy, asked, said=(stamp, text.encode(), 60.0))
+        old, new = questions(proxy)
+        assert (b"old" in old.text, b"new" in new.text) == (True, True)
+        reply(proxy, old, said={"active": False})
+        client = begin(proxy, request())
+        assert told(client) is None
+        reply(proxy, new, said=good)
+        assert len([each for each in proxy.upstreams if each.writes]) == 2
+
+
+def test_a_cookie_is_asked_about_for_each_route() -> None:
+    section = Auth(issuers=[TRUSTED], login=Login(issuer=TRUSTED.issuer, client_id="shadowcat"))
+    other = Route(path="/other", upstreams=[Upstream(url="http://z.example:3001/mcp")], auth=section)
+    there = cookies.login_cookie("/other", secure=True)
+    with open_to_browsers(routes=[other]) as proxy:
+        begin(proxy, request())
+        client = begin(proxy, post(PLAIN, ("Cookie", f"{there}={VALUE}"), ORIGIN, host=HOST, path="/other"))
+        asked = {msgspec.msgpack.decode(each.text)[0]: each for each in questions(proxy)}
+        assert sorted(asked) == ["/mcp", "/other"]
+        reply(proxy, asked["/other"])
+        answer = told(client)
+        assert answer is not None
+        assert answer.status == 401
 
 
 def test_a_cookie_of_another_route_is_none_here() -> None:

@@ -242,10 +242,9 @@ class Admission:
             self._plane.audit.authenticated(template, client, admitted.principal)
         return admitted
 
-    def _deny(self, access: Access, template: RequestTemplate, description: str) -> Denial:
+    def _deny(self, access: Access, template: RequestTemplate, token: bytes, description: str) -> Denial:
         """A token is not good, though it took somebody else to find that out: remember it for a while."""
-        assert isinstance(template.token, bytes)
-        key = self._cache.key(access.scope, template.token)
+        key = self._cache.key(access.scope, token)
         self._denied.put(key, _Denied(access, self._plane.clock() + _DENIED_FOR, description))
         return access.deny(Refusal.TOKEN_INVALID, template.base, description)
 
@@ -287,7 +286,7 @@ class Admission:
         if unknown.login:
             assert template.login is not None
             kind, text = Ask.LOGIN, msgspec.msgpack.encode((route.name, template.login))
-            about: object = template.login
+            about: object = (route.name, template.login)  # At another route it may be no login.
         elif unknown.source is not None:
             kind, text = Ask.KEYS, unknown.source.encode()
             about = unknown.source
@@ -401,7 +400,8 @@ class Admission:
         elif outcome is not Outcome.DONE or verdict.missing or access is None:
             waiter.decide(_unchecked(unknown))
         elif not again:
-            waiter.decide(self._deny(access, template, "the token's key is not known"))
+            assert isinstance(template.token, bytes)
+            waiter.decide(self._deny(access, template, template.token, "the token's key is not known"))
         elif not self._enlist(waiter, again=True):
             waiter.decide(_unchecked(unknown))
 
@@ -431,7 +431,7 @@ class Admission:
                 raise TokenError("the token is not active")
             identity = access.verifier.accept(unknown.issuer, claims, self._wall())
         except TokenError as error:
-            return self._deny(access, template, str(error))
+            return self._deny(access, template, waiter.token, str(error))
         key = self._cache.key(access.scope, waiter.token)
         self._admit(template, waiter.client, access, key, identity)
         return self.judge(template, waiter.client)

@@ -315,6 +315,7 @@ class ClientConnection(Kept):
         """A request is let through, or not; it may have waited for that."""
         self._waiter = None
         if verdict is None:
+            self._requests_left += 1  # It was counted when it came.
             self._begin(self._reader.renewed(template), values, body)
         else:
             self._answer(OwnAnswer.of(verdict, template, body, values))
@@ -366,6 +367,14 @@ class ClientConnection(Kept):
             self._exchange.end_stream()
         elif self._state is _READING and self._reader.stage is _IDLE:
             self._rest()
+
+    def close_idle(self) -> None:
+        """Let go of it in favour of another one."""
+        self._close()
+
+    def turn_away(self, denial: Denial) -> None:
+        """Answer before anything was asked, and part."""
+        self._break_off(self._reader.broken(denial))
 
     # Ends.
 

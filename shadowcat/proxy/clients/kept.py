@@ -7,8 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from shadowcat.proxy.clients.client_state import State
-from shadowcat.proxy.clients.denial import Denial
-from shadowcat.proxy.clients.request_reader import Broken, Stage
+from shadowcat.proxy.clients.request_reader import Stage
 from shadowcat.proxy.flow import descriptor_of
 from shadowcat.proxy.wheel import Timed
 
@@ -71,14 +70,6 @@ class Kept(asyncio.Protocol, Timed):
             return -inf
         return now + self._keepalive - self.deadline
 
-    def close_idle(self) -> None:
-        """Let go of it in favour of another one."""
-        self._close()
-
-    def turn_away(self, denial: Denial) -> None:
-        """Answer before anything was asked, and part."""
-        self._break_off(self._reader.broken(denial))
-
     # Too many bytes.
 
     @property
@@ -97,11 +88,3 @@ class Kept(asyncio.Protocol, Timed):
     def unsent(self) -> int:
         """Bytes that it has not taken yet; 0 if it caught up, or is gone."""
         return self._transport.get_write_buffer_size() if self._paused and self._state is not _CLOSED else 0
-
-    # What it does by itself.
-
-    def _break_off(self, broken: Broken) -> None:
-        raise NotImplementedError
-
-    def _close(self) -> None:
-        raise NotImplementedError

@@ -212,10 +212,12 @@ class RequestTemplate:
 
     def admit(self, admitted: Admitted) -> None:
         """The token was found good."""
+        if admitted is self.admitted:
+            return
         if self.admitted is not None and self.admitted.principal != admitted.principal:
             # An issuer has changed its mind about whose token it is: nothing of the other one's stays.
             self.session = None
-            self._retraced = self._resumeless = None
+        self._retraced = self._resumeless = None  # Copies, with what was known of the token before.
         self.admitted = admitted
 
     @property

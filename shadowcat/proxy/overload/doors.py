@@ -19,7 +19,7 @@ from shadowcat.proxy.clients.denial import Denial
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from shadowcat.proxy.clients.kept import Kept
+    from shadowcat.proxy.clients.downstream import ClientConnection
 
 _log: Final = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Doors:
 
     def __init__(
         self,
-        clients: Collection[Kept],
+        clients: Collection[ClientConnection],
         levels: Sequence[memoryview],
         descriptors: int,
         clock: Callable[[], float],
@@ -79,10 +79,10 @@ class Doors:
         self._cells = cells
         self._refused, self._closed = counters
         self._limit: int | None = None
-        self._idle: list[Kept] = []
+        self._idle: list[ClientConnection] = []
         """Of this tick, the one that has been idle for longest at the end."""
         self._looked_at = self._logged_at = -inf
-        self._told: set[Kept] = set()
+        self._told: set[ClientConnection] = set()
 
     def take_up(self, config: Config) -> None:
         """Go by this from now on."""
@@ -109,7 +109,7 @@ class Doors:
             _log.warning("clients are turned away: %s", refusal.message)
         return Denial(refusal)
 
-    def may_tell(self, client: Kept) -> bool:
+    def may_tell(self, client: ClientConnection) -> bool:
         """Whether a client is told why; if not, it is cut off."""
         if len(self._told) >= _MOST_TOLD:
             return False

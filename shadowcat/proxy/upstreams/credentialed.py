@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from shadowcat.auth.held import Held, fingerprint, place
+from shadowcat.auth.held import Held, fingerprint
 from shadowcat.config import model
 from shadowcat.config.credentials import fetched
 from shadowcat.errors import Refusal
@@ -19,10 +19,10 @@ from shadowcat.proxy.upstreams.pool import Pool
 
 if TYPE_CHECKING:
     from shadowcat.proxy.clients.admission import Admitted
-    from shadowcat.proxy.meters import UpstreamMeters
     from shadowcat.proxy.plane import DataPlane
     from shadowcat.proxy.route import Route
     from shadowcat.proxy.upstreams.origin import Origin
+    from shadowcat.proxy.upstreams.site import Site
     from shadowcat.proxy.upstreams.upstream import Job
 
 EARLY: Final = 10.0
@@ -47,27 +47,17 @@ class Presented(NamedTuple):
 class FetchedPool(Pool):
     """The pool of an upstream whose credential control fetches, the same for all clients."""
 
-    __slots__ = ("_bare", "_delayed", "_revision", "_until", "place", "section")
+    __slots__ = ("_bare", "_delayed", "_revision", "_until", "section")
 
-    def __init__(
-        self,
-        plane: DataPlane,
-        origin: Origin,
-        config: model.Pool,
-        upstream: model.Upstream,
-        meters: UpstreamMeters,
-        row: int,
-        generation: int,
-    ) -> None:
-        """Begin without the credential; `present` brings it. See `Pool`."""
-        self._bare = origin
+    def __init__(self, plane: DataPlane, site: Site) -> None:
+        """Begin without the credential; `present` brings it."""
+        super().__init__(plane, site)
+        self._bare = site.origin
         self._delayed: dict[Job, bool] = {}
         """Jobs that wait for the credential, and whether they want a fresh connection."""
         self._revision = 0
         self._until = -inf
         """When the credential is over, loop's clock."""
-        self.place = place(row, generation)
-        super().__init__(plane, origin, config, upstream, meters, row, generation)
         self.section = self._fingerprint()
 
     @property
@@ -80,8 +70,16 @@ class FetchedPool(Pool):
         super().change(config, upstream, origin)
         if origin is not None:
             self._bare = origin
-            self._revision, self._until = 0, -inf
             self.section = self._fingerprint()
+            self._withdraw()
+
+    def _withdraw(self) -> None:
+        """There is no credential now: who waits for a connection waits for that first."""
+        self._revision, self._until = 0, -inf
+        for exchange in list(self._waiting):
+            self.forget(exchange)
+            self.acquire(exchange, fresh=True)
+        self._say_who_waits()
 
     def _fingerprint(self) -> bytes:
         section = fetched(self.upstream)
@@ -91,7 +89,7 @@ class FetchedPool(Pool):
     def present(self, held: Held | None) -> None:
         """Send this credential from now on; None: there is none."""
         if held is None or held.section != self.section:
-            self._revision, self._until = 0, -inf
+            self._withdraw()
             return
         self._until = held.until_ns / _NANOSECONDS
         if held.revision != self._revision:
@@ -132,10 +130,11 @@ class FetchedPool(Pool):
 
     def abort(self) -> None:
         """Cut everything off."""
-        super().abort()
+        self._closed = True  # Until all is cut off: nobody begins to wait anew.
         delayed, self._delayed = self._delayed, {}
         for exchange in delayed:
             exchange.no_connection(Refusal.NO_UPSTREAM, self.origin.name)
+        super().abort()
 
     def rejected(self) -> None:
         """The upstream asks to authenticate: the credential may have been withdrawn."""
@@ -145,21 +144,7 @@ class FetchedPool(Pool):
 class PersonalPool(Pool):
     """The pool of an upstream that is told who the client is."""
 
-    __slots__ = ("place",)
-
-    def __init__(
-        self,
-        plane: DataPlane,
-        origin: Origin,
-        config: model.Pool,
-        upstream: model.Upstream,
-        meters: UpstreamMeters,
-        row: int,
-        generation: int,
-    ) -> None:
-        """See `Pool`."""
-        super().__init__(plane, origin, config, upstream, meters, row, generation)
-        self.place = place(row, generation)
+    __slots__ = ()
 
     @property
     def exchange(self) -> model.TokenExchange | None:

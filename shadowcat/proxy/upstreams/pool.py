@@ -8,21 +8,22 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+from shadowcat.auth.held import place
 from shadowcat.config import model
 from shadowcat.errors import Refusal
 from shadowcat.policy.breaker import STATE_MASK
-from shadowcat.proxy.meters import UpstreamMeters
 from shadowcat.proxy.sessions.sessions import NANOSECONDS
 from shadowcat.proxy.upstreams.dial import OUT_OF_DESCRIPTORS, Dialer, describe_failure
 from shadowcat.proxy.upstreams.judged_connection import JudgedConnection
-from shadowcat.proxy.upstreams.origin import Origin
 from shadowcat.proxy.upstreams.upstream import UpstreamConnection
 from shadowcat.shm.connections import Demand
 
 if TYPE_CHECKING:
     from shadowcat.proxy.clients.admission import Admitted
     from shadowcat.proxy.plane import DataPlane
+    from shadowcat.proxy.upstreams.origin import Origin
     from shadowcat.proxy.upstreams.outcomes import Outcomes
+    from shadowcat.proxy.upstreams.site import Site
     from shadowcat.proxy.upstreams.upstream import Job
 
 _log: Final = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Pool:
         "meters",
         "origin",
         "outcomes",
+        "place",
         "row",
         "upstream",
     )
@@ -83,34 +85,24 @@ class Pool:
     idle_timeout: float
     limit: int
     """Most connections of all workers together."""
+    place: str
+    """By which control knows the upstream."""
     upstream: model.Upstream
     """As it is configured."""
     _max_age: float
     _max_queue: int
     _queue_timeout: float
 
-    def __init__(
-        self,
-        plane: DataPlane,
-        origin: Origin,
-        config: model.Pool,
-        upstream: model.Upstream,
-        meters: UpstreamMeters,
-        row: int,
-        generation: int,
-    ) -> None:
-        """`config` is the section of the route.
-
-        `row` is the upstream's number among those of all routes, by which all workers know it; `generation`
-        tells it from others that had the number before.
-        """
+    def __init__(self, plane: DataPlane, site: Site) -> None:
+        """Begin without connections."""
         self._plane = plane
         self._room = plane.room
         self._slots = plane.room.slots
-        self.origin = origin
-        self.meters = meters
-        self.row = row
-        self.generation = generation
+        self.origin = site.origin
+        self.meters = site.meters
+        self.row = site.row
+        self.generation = site.generation
+        self.place = place(site.row, site.generation)
         self._idle: list[UpstreamConnection] = []
         self._waiting: deque[Job] = deque()
         self._dials = 0
@@ -135,9 +127,9 @@ class Pool:
         self._elsewhere = 0
         self._looked_at = -inf
         self._logged_at = -inf
-        self._connect_timeout = float(config.connect_timeout)
-        self._dialer = Dialer(plane.loop, origin, self._connect_timeout)
-        self._configure(config, upstream)
+        self._connect_timeout = float(site.section.connect_timeout)
+        self._dialer = Dialer(plane.loop, site.origin, self._connect_timeout)
+        self._configure(site.section, site.upstream)
 
     def _configure(self, config: model.Pool, upstream: model.Upstream) -> None:
         self.upstream = upstream
