@@ -59,13 +59,28 @@ class Condition:
         """Whether it is true; None if that cannot be said.
 
         Args:
-            facts: The value of each variable in `uses`; others cost time.
+            facts: The value of each variable in `uses`, whole (see `is_cut_short`); others cost time.
         """
         try:
             found = self._evaluate(data=facts).value()
         except Exception:  # noqa: BLE001 - what cannot be converted, what takes too long: of no type of its own
             return None
         return found if isinstance(found, bool) else None
+
+
+def is_cut_short(value: Any) -> bool:
+    """Whether a condition would see less than a value: the binding takes a NUL for the end of a text."""
+    parts = [value]
+    for part in parts:  # It grows meanwhile.
+        if isinstance(part, str):
+            if "\0" in part:
+                return True
+        elif isinstance(part, dict):
+            parts += part
+            parts += part.values()
+        elif isinstance(part, list):
+            parts += part
+    return False
 
 
 @lru_cache(maxsize=1024)

@@ -39,6 +39,8 @@ def _refuse_constant(word: str) -> None:
 
 _decode_fast: Final = msgspec.json.Decoder().decode
 _LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
+_NUL: Final = rb"\u0000"
+_ESCAPED_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _decode: Final = json.JSONDecoder(
     object_pairs_hook=_members, parse_int=_integer, parse_constant=_refuse_constant
 ).decode
@@ -85,9 +87,11 @@ def read_params(message: bytes) -> dict[str, Any]:
 
     Raises:
         AmbiguousError: An object, wherever it is, has a key twice, or two that differ in letter case alone:
-            the server may go by the other one.
+            the server may go by the other one. Or there is a NUL in a text, which for some is its end.
         ValueError: The params are no object.
     """
+    if _NUL in message and _ESCAPED_NUL.search(message):
+        raise AmbiguousError
     value = _read_plain(message)
     if value is None:
         value = _decode(message.decode())

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from shadowcat.config.conditions import is_cut_short
 from shadowcat.mcp.envelope import LONGEST_KEPT
 from shadowcat.mcp.methods import SUBJECTS
 
@@ -154,7 +155,7 @@ class Asked:
             case "arguments":
                 return self._arguments()
             case "method":
-                return self.method
+                return _whole(self.method)
             case "params":
                 return self.params()
             case "client":
@@ -162,12 +163,18 @@ class Asked:
             case "http":
                 return {"method": self._http_method}
             case "name":
-                return self.name()
+                return _whole(self.name())
         subject = self.subject
-        return self.name() if subject is not None and _VARIABLES[subject] == variable else ""
+        return _whole(self.name()) if subject is not None and _VARIABLES[subject] == variable else ""
 
     def _arguments(self) -> dict[str, Any]:
         arguments = self.params().get("arguments", {})
         if not isinstance(arguments, dict):
             raise ValueError("the arguments are no object")
         return arguments
+
+
+def _whole(text: str) -> str:
+    if is_cut_short(text):
+        raise ValueError("there is a NUL in it")
+    return text

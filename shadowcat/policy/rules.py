@@ -13,7 +13,7 @@ from enum import Enum
 from fnmatch import translate
 from typing import Any, Final, NamedTuple
 
-from shadowcat.config.conditions import NAMES, Condition, compile_condition
+from shadowcat.config.conditions import NAMES, Condition, compile_condition, is_cut_short
 from shadowcat.config.model import Policy, Rule
 from shadowcat.config.rules import DEFAULT, SUBJECTS
 from shadowcat.mcp.methods import REQUESTS
@@ -143,6 +143,8 @@ class RuleSet:
             "client_id": client,
             "issuer": issuer,
         }
+        if is_cut_short(facts):
+            facts = {name: value if not is_cut_short(value) else None for name, value in facts.items()}
         return Caller(self, scopes, facts)
 
     def anybody(self, principal: str) -> Caller:
