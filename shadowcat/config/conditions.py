@@ -62,7 +62,7 @@ class Condition:
             facts: The value of each variable in `uses`, whole (see `is_cut_short`); others cost time.
         """
         try:
-            found = self._evaluate(data=facts).value()
+            found = self._evaluate(None, facts).value()
         except Exception:  # noqa: BLE001 - what cannot be converted, what takes too long: of no type of its own
             return None
         return found if isinstance(found, bool) else None

@@ -38,7 +38,9 @@ def _refuse_constant(word: str) -> None:
 
 
 _decode_fast: Final = msgspec.json.Decoder().decode
-_LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
+_encode: Final = msgspec.json.Encoder().encode
+_TO_ZERO: Final = bytes.maketrans(b"123456789", b"000000000")
+_LONG_NUMBER: Final = b"0" * 19
 _NUL: Final = rb"\u0000"
 _ESCAPED_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _decode: Final = json.JSONDecoder(
@@ -48,14 +50,26 @@ _decode: Final = json.JSONDecoder(
 
 def _read_plain(message: bytes) -> Any:
     """The message, if a parser that is five times as fast surely reads the same; else None."""
-    if _LONG_NUMBER.search(message):
+    if _LONG_NUMBER in message.translate(_TO_ZERO):
         return None
     try:
         value = _decode_fast(message)
+        if _is_canonical(fold(message.decode()).encode()):
+            return value
     except (msgspec.DecodeError, RecursionError):
         return None
     # It drops what is there twice. Without that, and without colons in texts, there is a colon per member.
     return value if _count(value) == message.count(b":") else None
+
+
+def _is_canonical(folded: bytes) -> bool:
+    """Whether a message, folded as a whole, is as this parser's own writer writes it, white space apart.
+
+    It writes no key of an object twice, so that no two keys fold alike: folding goes by characters, and of
+    escapes only those are written so that stand for what no folding changes.
+    """
+    again = _encode(_decode_fast(folded))
+    return again == folded or again == msgspec.json.format(folded, indent=-1)
 
 
 def _count(value: Any) -> int:
