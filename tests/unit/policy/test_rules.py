@@ -296,6 +296,34 @@ def test_explanations() -> None:
     }
 
 
+def test_who_asks_and_for_what_is_told_apart() -> None:
+    rules = RuleSet(
+        "/mcp",
+        Policy(
+            rules=[
+                allow("boss", when="claims.boss"),
+                deny("drop", tools=["drop_*"], prompts=["x"]),
+                allow("one", tools=["*"], when="arguments.n == 1"),
+                allow("prompts", methods=["prompts/get", "GET"]),
+            ]
+        ),
+        (),
+    )
+    boss, other = (rules.caller("somebody", frozenset(), {"boss": is_boss}) for is_boss in (True, False))
+    for number in (*range(1500), 0, 1, 2):  # More than are remembered.
+        name = f"{number}" * (1 + 300 * (number % 2))
+        assert rules.decide(asked(name=f"drop_{name}"), boss) == Verdict(True, "boss")
+        assert rules.decide(asked(name=f"drop_{name}"), other) == Verdict(False, "drop")
+        for n in (1, 2):
+            found = rules.decide(asked(name=name, params={"arguments": {"n": n}}), other)
+            assert found == (Verdict(True, "one") if n == 1 else DENIED)
+        assert rules.decide(asked("prompts/get", name), other) == Verdict(True, "prompts")
+        assert rules.decide(asked("tasks/get", name), other) == DENIED
+    assert rules.decide(asked("prompts/get", "x"), other) == Verdict(False, "drop")
+    assert rules.decide(asked("", "x", http="GET"), other) == Verdict(True, "prompts")
+    assert len(rules._kept) <= 1024
+
+
 def test_what_is_remembered_is_bounded() -> None:
     caller = RuleSet("/mcp", Policy(rules=[allow()]), ()).caller("a", frozenset(), {})
     for number in range(3 * MOST_VERDICTS):
