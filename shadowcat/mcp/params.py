@@ -50,7 +50,7 @@ _decode: Final = json.JSONDecoder(
 
 def _read_plain(message: bytes) -> Any:
     """The message, if a parser that is five times as fast surely reads the same; else None."""
-    if _LONG_NUMBER in message.translate(_TO_ZERO):
+    if message.translate(_TO_ZERO).find(_LONG_NUMBER) >= 0:
         return None
     try:
         value = _decode_fast(message)
@@ -104,7 +104,8 @@ def read_params(message: bytes) -> dict[str, Any]:
             the server may go by the other one. Or there is a NUL in a text, which for some is its end.
         ValueError: The params are no object.
     """
-    if _NUL in message and _ESCAPED_NUL.search(message):
+    # `in` takes twice as long: it first asks bytes whether they are a number.
+    if message.find(_NUL) >= 0 and _ESCAPED_NUL.search(message):
         raise AmbiguousError
     value = _read_plain(message)
     if value is None:
