@@ -46,26 +46,45 @@ class ConditionError(ValueError):
 class Condition:
     """One condition."""
 
-    __slots__ = ("_evaluate", "text", "uses")
+    __slots__ = ("_arena", "_evaluate", "text", "uses")
 
     def __init__(self, text: str, expression: cel.Expression, uses: Iterable[str]) -> None:
         """Made by `compile_condition` alone."""
+        from cel_expr_python import cel
+
         self.text = text
         self.uses = frozenset(uses)
         """The variables that it looks at."""
         self._evaluate = expression.eval
+        self._arena = cel.Arena
 
     def holds(self, facts: Mapping[str, Any]) -> bool | None:
         """Whether it is true; None if that cannot be said.
 
         Args:
-            facts: The value of each variable in `uses`; others cost time.
+            facts: The value of each variable in `uses`, whole (see `is_cut_short`); others cost time.
         """
         try:
-            found = self._evaluate(data=facts).value()
+            # Measured: 2.0 us, and 2.7 with `data=facts` alone: the binding stumbles over the missing arena.
+            found = self._evaluate(None, facts, None, self._arena()).value()
         except Exception:  # noqa: BLE001 - what cannot be converted, what takes too long: of no type of its own
             return None
         return found if isinstance(found, bool) else None
+
+
+def is_cut_short(value: Any) -> bool:
+    """Whether a condition would see less than a value: the binding takes a NUL for the end of a text."""
+    parts = [value]
+    for part in parts:  # It grows meanwhile.
+        if isinstance(part, str):
+            if "\0" in part:
+                return True
+        elif isinstance(part, dict):
+            parts += part
+            parts += part.values()
+        elif isinstance(part, list):
+            parts += part
+    return False
 
 
 @lru_cache(maxsize=1024)

@@ -38,7 +38,11 @@ def _refuse_constant(word: str) -> None:
 
 
 _decode_fast: Final = msgspec.json.Decoder().decode
-_LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
+_encode: Final = msgspec.json.Encoder().encode
+_TO_ZERO: Final = bytes.maketrans(b"123456789", b"000000000")
+_LONG_NUMBER: Final = b"0" * 19
+_NUL: Final = rb"\u0000"
+_ESCAPED_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _decode: Final = json.JSONDecoder(
     object_pairs_hook=_members, parse_int=_integer, parse_constant=_refuse_constant
 ).decode
@@ -46,14 +50,26 @@ _decode: Final = json.JSONDecoder(
 
 def _read_plain(message: bytes) -> Any:
     """The message, if a parser that is five times as fast surely reads the same; else None."""
-    if _LONG_NUMBER.search(message):
+    if message.translate(_TO_ZERO).find(_LONG_NUMBER) >= 0:
         return None
     try:
         value = _decode_fast(message)
+        if _is_canonical(fold(message.decode()).encode()):
+            return value
     except (msgspec.DecodeError, RecursionError):
         return None
     # It drops what is there twice. Without that, and without colons in texts, there is a colon per member.
     return value if _count(value) == message.count(b":") else None
+
+
+def _is_canonical(folded: bytes) -> bool:
+    """Whether a message, folded as a whole, is as this parser's own writer writes it, white space apart.
+
+    It writes no key of an object twice, so that no two keys fold alike: folding goes by characters, and of
+    escapes only those are written so that stand for what no folding changes.
+    """
+    again = _encode(_decode_fast(folded))
+    return again == folded or again == msgspec.json.format(folded, indent=-1)
 
 
 def _count(value: Any) -> int:
@@ -85,9 +101,12 @@ def read_params(message: bytes) -> dict[str, Any]:
 
     Raises:
         AmbiguousError: An object, wherever it is, has a key twice, or two that differ in letter case alone:
-            the server may go by the other one.
+            the server may go by the other one. Or there is a NUL in a text, which for some is its end.
         ValueError: The params are no object.
     """
+    # `in` takes twice as long: it first asks bytes whether they are a number.
+    if message.find(_NUL) >= 0 and _ESCAPED_NUL.search(message):
+        raise AmbiguousError
     value = _read_plain(message)
     if value is None:
         value = _decode(message.decode())

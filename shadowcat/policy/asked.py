@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from shadowcat.config.conditions import Condition, is_cut_short
 from shadowcat.mcp.envelope import LONGEST_KEPT
 from shadowcat.mcp.methods import SUBJECTS
 
@@ -34,7 +35,7 @@ _SEVERAL_SPELLINGS: Final = re.compile(
 class Caller:
     """Somebody who asks, and what was decided about that; good for as long as one token is."""
 
-    __slots__ = ("_most", "facts", "rules", "scopes", "verdicts")
+    __slots__ = ("_most", "facts", "found", "rules", "scopes", "verdicts")
 
     def __init__(
         self, rules: RuleSet, scopes: frozenset[str], facts: Mapping[str, Any], most: int = MOST_VERDICTS
@@ -46,6 +47,8 @@ class Caller:
         self.scopes = scopes
         self.facts = facts
         """The variables of conditions that are about the caller, and about the route."""
+        self.found: dict[Condition, bool | None] = {}
+        """What is known of conditions that look at nothing else."""
         self.verdicts: dict[object, Verdict] = {}
         """What need not be decided again, by what was asked."""
 
@@ -59,7 +62,17 @@ class Caller:
 class Asked:
     """One request, or one message of a batch."""
 
-    __slots__ = ("_address", "_http_method", "_name", "_params", "_read", "has_looked", "method")
+    __slots__ = (
+        "_address",
+        "_http_method",
+        "_name",
+        "_params",
+        "_read",
+        "has_looked",
+        "kind",
+        "method",
+        "subject",
+    )
 
     def __init__(
         self,
@@ -80,6 +93,10 @@ class Asked:
         """
         self._http_method = http_method
         self.method = method
+        self.kind = method or http_method
+        """What patterns of methods are compared with."""
+        self.subject = SUBJECTS.get(method)
+        """What kind of thing it is about; None for all methods but those of SUBJECTS."""
         self._name = name
         self._address = address
         self._read = read
@@ -93,14 +110,12 @@ class Asked:
         return not self.has_looked and len(self.method) + len(self._name) <= LONGEST_KEPT
 
     @property
-    def subject(self) -> str | None:
-        """What kind of thing it is about; None for all methods but those of SUBJECTS."""
-        return SUBJECTS.get(self.method)
-
-    @property
-    def kind(self) -> str:
-        """What patterns of methods are compared with."""
-        return self.method or self._http_method
+    def outside(self) -> tuple[str, str] | None:
+        """Method and name, if rules are about it or not by these alone, whatever is in the message."""
+        subject = self.subject
+        if subject == "resources":
+            return None
+        return self.kind, self._name if subject is not None else ""
 
     def params(self) -> dict[str, Any]:
         """The message's params.
@@ -154,7 +169,7 @@ class Asked:
             case "arguments":
                 return self._arguments()
             case "method":
-                return self.method
+                return _whole(self.method)
             case "params":
                 return self.params()
             case "client":
@@ -162,12 +177,18 @@ class Asked:
             case "http":
                 return {"method": self._http_method}
             case "name":
-                return self.name()
+                return _whole(self.name())
         subject = self.subject
-        return self.name() if subject is not None and _VARIABLES[subject] == variable else ""
+        return _whole(self.name()) if subject is not None and _VARIABLES[subject] == variable else ""
 
     def _arguments(self) -> dict[str, Any]:
         arguments = self.params().get("arguments", {})
         if not isinstance(arguments, dict):
             raise ValueError("the arguments are no object")
         return arguments
+
+
+def _whole(text: str) -> str:
+    if is_cut_short(text):
+        raise ValueError("there is a NUL in it")
+    return text

@@ -8,19 +8,26 @@ cannot be read reliably) never opens a door: a rule that allows does not hold th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from fnmatch import translate
 from typing import Any, Final, NamedTuple
 
-from shadowcat.config.conditions import NAMES, Condition, compile_condition
+from shadowcat.config.conditions import NAMES, Condition, compile_condition, is_cut_short
 from shadowcat.config.model import Policy, Rule
 from shadowcat.config.rules import DEFAULT, SUBJECTS
+from shadowcat.mcp.envelope import LONGEST_KEPT
 from shadowcat.mcp.methods import REQUESTS
 from shadowcat.mcp.methods import SUBJECTS as SUBJECT_OF
 from shadowcat.policy.asked import MOST_OF_ALL, Asked, Caller
 
 _BODILESS: Final = ("GET", "DELETE")
+_OF_CALLER: Final = frozenset(
+    {"claims", "client_id", "issuer", "principal", "roles", "route", "scopes", "subject"}
+)
+"""The variables that are the same in all requests of one caller."""
+_MOST_SUBJECTS: Final = 1024
+"""Of as many methods and names it is kept which rules are about them."""
 
 
 class Verdict(NamedTuple):
@@ -46,15 +53,18 @@ class Finding(Enum):
 class _Rule:
     """One rule, ready to be asked."""
 
-    __slots__ = ("_subjects", "allow", "condition", "name", "scopes")
+    __slots__ = ("_is_personal", "_subjects", "allow", "condition", "name", "scopes", "verdict")
 
     def __init__(self, section: Rule) -> None:
         self.name = section.name
         self.allow = section.allow
         self.scopes = tuple(section.scopes)
+        self.verdict = Verdict(section.allow, section.name)
+        """If it decides, and not for want of scopes."""
         self.condition: Condition | None = None
         if section.when is not None:
             self.condition = compile_condition(section.when)
+        self._is_personal = self.uses <= _OF_CALLER
         self._subjects = {key: _any_of(patterns) for key in SUBJECTS if (patterns := getattr(section, key))}
         """What it is about; empty: everything."""
 
@@ -75,25 +85,46 @@ class _Rule:
     def examine(self, asked: Asked, caller: Caller) -> Finding:
         """See what it says about a request."""
         try:
-            if self._subjects and not self._is_about(asked):
+            if not self.is_about(asked):
                 return Finding.OTHER
-            condition = self.condition
-            if condition is not None:
-                known = caller.facts
-                facts = {name: known[name] if name in known else asked.fact(name) for name in condition.uses}
-                holds = condition.holds(facts)
-                if not holds:
-                    return Finding.UNKNOWN if holds is None else Finding.FALSE
         except ValueError:
             return Finding.UNKNOWN
+        return self.weigh(asked, caller)
+
+    def weigh(self, asked: Asked, caller: Caller) -> Finding:
+        """See what it says about a request that it is about."""
+        condition = self.condition
+        if condition is not None:
+            try:
+                holds = self._holds(condition, asked, caller)
+            except ValueError:
+                holds = None
+            if not holds:
+                return Finding.UNKNOWN if holds is None else Finding.FALSE
         return Finding.HOLDS if caller.scopes.issuperset(self.scopes) else Finding.SCOPES
+
+    def _holds(self, condition: Condition, asked: Asked, caller: Caller) -> bool | None:
+        known = caller.facts
+        if not self._is_personal:
+            return condition.holds(
+                {name: known[name] if name in known else asked.fact(name) for name in condition.uses}
+            )
+        found = caller.found
+        if condition not in found:
+            found[condition] = condition.holds({name: known[name] for name in condition.uses})
+        return found[condition]
 
     def _names_method(self, kind: str) -> bool:
         methods = self._subjects.get("methods")
         return methods is not None and methods.match(kind) is not None
 
-    def _is_about(self, asked: Asked) -> bool:
-        if self._names_method(asked.kind):
+    def is_about(self, asked: Asked) -> bool:
+        """Whether a request is its business.
+
+        Raises:
+            ValueError: That cannot be told reliably.
+        """
+        if not self._subjects or self._names_method(asked.kind):
             return True
         subject = asked.subject
         patterns = self._subjects.get(subject) if subject is not None else None
@@ -108,10 +139,23 @@ def _any_of(patterns: Sequence[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(translate, patterns)))
 
 
+_Step = tuple[int, _Rule, Callable[[Asked, Caller], Finding]]
+
+
 class RuleSet:
     """All rules of a route, compiled once."""
 
-    __slots__ = ("_facts", "_roles", "_rules", "_scopes", "looks_at_address", "looks_at_names")
+    __slots__ = (
+        "_about_it",
+        "_all",
+        "_facts",
+        "_kept",
+        "_roles",
+        "_rules",
+        "_scopes",
+        "looks_at_address",
+        "looks_at_names",
+    )
 
     def __init__(self, route: str, policy: Policy, scopes: Sequence[str]) -> None:
         """Compile.
@@ -122,6 +166,10 @@ class RuleSet:
             scopes: What each token of the route must allow.
         """
         self._rules = [_Rule(rule) for rule in policy.rules or ()]
+        self._all: list[_Step] = [(number, rule, rule.examine) for number, rule in enumerate(self._rules)]
+        self._about_it: list[_Step] = [(number, rule, rule.weigh) for number, rule in enumerate(self._rules)]
+        """The same, for requests that they are about."""
+        self._kept: dict[tuple[str, str], list[_Step]] = {}
         self._facts = {"route": route}
         self._roles = policy.roles_claim
         self._scopes = tuple(scopes)
@@ -143,6 +191,8 @@ class RuleSet:
             "client_id": client,
             "issuer": issuer,
         }
+        if is_cut_short(facts):
+            facts = {name: value if not is_cut_short(value) else None for name, value in facts.items()}
         return Caller(self, scopes, facts)
 
     def anybody(self, principal: str) -> Caller:
@@ -152,15 +202,14 @@ class RuleSet:
 
     def decide(self, asked: Asked, caller: Caller) -> Verdict:
         """Whether a request may be carried out."""
-        rules = self._rules
-        for number, rule in enumerate(rules):
-            finding = rule.examine(asked, caller)
+        for number, rule, look in self._steps(asked):
+            finding = look(asked, caller)
             if finding is Finding.HOLDS:
-                return Verdict(rule.allow, rule.name)
+                return rule.verdict
             if finding is Finding.SCOPES:
                 return Verdict(False, rule.name, self._wanted(number, asked, caller))
             if finding is Finding.UNKNOWN and not rule.allow:
-                return Verdict(False, rule.name)
+                return rule.verdict
         return Verdict(False, DEFAULT)
 
     def explain(self, asked: Asked, caller: Caller) -> Iterator[tuple[str, Finding]]:
@@ -174,6 +223,20 @@ class RuleSet:
         return [
             kind for kind in (*REQUESTS, *_BODILESS) if not any(rule.may_be_about(kind) for rule in allowing)
         ]
+
+    def _steps(self, asked: Asked) -> list[_Step]:
+        """The rules to be asked, in their order, each with the way to do so."""
+        about = asked.outside
+        if about is None:
+            return self._all
+        steps = self._kept.get(about)
+        if steps is None:
+            steps = [step for step in self._about_it if step[1].is_about(asked)]
+            if len(about[0]) + len(about[1]) <= LONGEST_KEPT:
+                if len(self._kept) >= _MOST_SUBJECTS:
+                    self._kept.clear()
+                self._kept[about] = steps
+        return steps
 
     def _wanted(self, number: int, asked: Asked, caller: Caller) -> tuple[str, ...]:
         """All scopes by which rules from this one on would allow it, and those of the route: a client that

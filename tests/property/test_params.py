@@ -31,9 +31,13 @@ def spell(value: Any, separator: str) -> str:
 
 
 def is_ambiguous(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
     if isinstance(value, tuple):
         keys = [key for key, _ in value]
-        return len({fold(key) for key in keys}) < len(keys) or any(is_ambiguous(item) for _, item in value)
+        return len({fold(key) for key in keys}) < len(keys) or any(
+            is_ambiguous(part) for member in value for part in member
+        )
     return isinstance(value, list) and any(map(is_ambiguous, value))
 
 

@@ -235,7 +235,13 @@ AMBIGUOUS = (
 
 
 @pytest.mark.parametrize(
-    "body", [AMBIGUOUS, AMBIGUOUS.replace(b'"env":"test"', b'"Env":"test"'), call("deploy", {"n": "\ud800"})]
+    "body",
+    [
+        AMBIGUOUS,
+        AMBIGUOUS.replace(b'"env":"test"', b'"Env":"test"'),
+        call("deploy", {"n": "\ud800"}),
+        call("deploy", {"env": "x\0prod"}),
+    ],
 )
 @pytest.mark.parametrize("allow", [True, False])
 def test_a_message_with_two_readings_opens_no_door(body: bytes, allow: bool) -> None:

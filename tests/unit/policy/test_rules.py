@@ -241,6 +241,25 @@ def test_what_rules_look_at(rule: Rule, names: bool, address: bool) -> None:
     assert (rules.looks_at_names, rules.looks_at_address) == (names, address)
 
 
+def test_no_condition_is_about_the_part_before_a_nul() -> None:
+    """The evaluator sees no more of a text."""
+    for variable in ("tool", "name", "claims.a", "claims['l'][0]", "subject", "claims.o.x"):
+        condition = f"{variable} == 'x'"
+        for name, claims in (
+            ("x\0y", {"a": "x\0y", "l": ["x\0y"], "sub": "x\0y", "o": {"x": "x\0y"}}),
+            ("x\0", {"a\0": "x", "l": ["x", "\0"], "sub": "x\0", "o": {"x\0": "x"}}),
+        ):
+            assert decide([allow(when=condition)], asked(name=name), claims) == DENIED
+            assert decide([deny(when=condition), allow()], asked(name=name), claims) == Verdict(False, "deny")
+        claims = {"a": "x", "l": ["x"], "sub": "x", "o": {"x": "x"}}
+        assert decide([allow(when=condition)], asked(name="x"), claims) == Verdict(True, "allow")
+    assert decide([allow(when="method == 'x'")], asked("x\0y")) == DENIED
+    # Of a caller, what has none is seen.
+    assert decide([allow(when="'r' in roles")], asked(), {"roles": ["r"], "sub": "\0"}) == Verdict(
+        True, "allow"
+    )
+
+
 def test_what_is_out_of_reach() -> None:
     def reach(*rules: Rule) -> set[str]:
         return set(RuleSet("/mcp", Policy(rules=list(rules)), ()).out_of_reach())
@@ -275,6 +294,34 @@ def test_explanations() -> None:
         "scopes": Finding.SCOPES,
         "holds": Finding.HOLDS,
     }
+
+
+def test_who_asks_and_for_what_is_told_apart() -> None:
+    rules = RuleSet(
+        "/mcp",
+        Policy(
+            rules=[
+                allow("boss", when="claims.boss"),
+                deny("drop", tools=["drop_*"], prompts=["x"]),
+                allow("one", tools=["*"], when="arguments.n == 1"),
+                allow("prompts", methods=["prompts/get", "GET"]),
+            ]
+        ),
+        (),
+    )
+    boss, other = (rules.caller("somebody", frozenset(), {"boss": is_boss}) for is_boss in (True, False))
+    for number in (*range(1500), 0, 1, 2):  # More than are remembered.
+        name = f"{number}" * (1 + 300 * (number % 2))
+        assert rules.decide(asked(name=f"drop_{name}"), boss) == Verdict(True, "boss")
+        assert rules.decide(asked(name=f"drop_{name}"), other) == Verdict(False, "drop")
+        for n in (1, 2):
+            found = rules.decide(asked(name=name, params={"arguments": {"n": n}}), other)
+            assert found == (Verdict(True, "one") if n == 1 else DENIED)
+        assert rules.decide(asked("prompts/get", name), other) == Verdict(True, "prompts")
+        assert rules.decide(asked("tasks/get", name), other) == DENIED
+    assert rules.decide(asked("prompts/get", "x"), other) == Verdict(False, "drop")
+    assert rules.decide(asked("", "x", http="GET"), other) == Verdict(True, "prompts")
+    assert len(rules._kept) <= 1024
 
 
 def test_what_is_remembered_is_bounded() -> None:
