@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -224,6 +225,20 @@ def test_workers_are_pinned_if_asked(upstream):
         for slot in range(2):
             assert cat.children()[f"worker {slot}"].cpu_affinity() == [cpus[slot % len(cpus)]]
         assert cat.children()["control"].cpu_affinity() == cpus
+
+
+def test_as_many_clients_wait_for_a_worker_as_the_backlog_says(upstream):
+    waiting: list[socket.socket] = []
+    with Shadowcat(upstream.config | {"workers": 1, "backlog": 4}) as cat, ExitStack() as clients:
+        worker = cat.children()["worker 0"]
+        worker.suspend()
+        clients.callback(worker.resume)
+        # Whoever comes when the queue is full is not answered: Linux has room for one more than it is told.
+        with suppress(TimeoutError):
+            while len(waiting) < 50:
+                client = socket.create_connection(cat.address, timeout=0.5)
+                waiting.append(clients.enter_context(client))
+        assert 1 <= len(waiting) <= 5
 
 
 def test_json_log(upstream):
