@@ -249,6 +249,14 @@ def test_json_log(upstream):
     assert lines[-1]["message"] == "stopped"
 
 
+@pytest.mark.parametrize(("level", "seen"), [("debug", {"debug", "info"}), ("error", set())])
+def test_the_log_has_what_its_level_asks_for(upstream, level, seen):
+    with Shadowcat(upstream.config | {"log": {"level": level, "format": "json"}}) as cat:
+        assert cat.stop() == 0
+        found = {json.loads(line)["level"] for line in cat.stderr.splitlines()}
+    assert found == seen
+
+
 def test_descriptor_limit_is_raised(upstream):
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     prelude = f"""
