@@ -20,7 +20,7 @@ SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
 
 SHORTEST_REFRESH: Final = Duration(1)
 
-SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 appendix A.4
+_SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 appendix A.4
 _HOST_ALONE: Final = re.compile(r"(https?://[^/?#]+)/?")
 _LONGEST: Final = 512
 _KEYS: Final = ("jwks_url", "secret", "introspection")
@@ -70,7 +70,7 @@ def check_issuer_url(url: str) -> None:
 def scope_problems(path: str, scopes: Sequence[str]) -> Iterator[str]:
     """What is wrong with a list of scopes, as ``path: what is wrong``."""
     for i, scope in enumerate(scopes):
-        if SCOPE.fullmatch(scope) is None:
+        if _SCOPE.fullmatch(scope) is None:
             yield f"{path}[{i}]: {scope!r} is no scope: no spaces, quotes or backslashes"
 
 

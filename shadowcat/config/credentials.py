@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from shadowcat.config.access import SECRET_BYTES, authenticates, check_issuer_url
+from shadowcat.config.access import SECRET_BYTES, authenticates, check_issuer_url, scope_problems
 from shadowcat.config.headers import RESERVED, check_header
 from shadowcat.config.login import callback_problems
 from shadowcat.config.sections.credentials import AuthorizationCode
@@ -123,9 +123,7 @@ def _client(path: str, client: OAuthClient) -> Iterator[str]:
             continue  # Public clients have none.
         if not text or not text.isprintable():
             yield f"{path}.{key}: it is empty, or has characters that cannot be seen"
-    for i, scope in enumerate(client.scopes):
-        if not scope or not scope.isascii() or not scope.isprintable() or set(scope) & set(' "\\'):
-            yield f"{path}.scopes[{i}]: {scope!r} is no scope: no spaces, quotes or backslashes"
+    yield from scope_problems(f"{path}.scopes", client.scopes)
     for key in ("resource", "audience"):
         if getattr(client, key) == "":
             yield f"{path}.{key}: it is empty: write for whom the token is to be, or remove it"

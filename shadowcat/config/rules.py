@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from shadowcat.config.access import SCOPE, authenticates
+from shadowcat.config.access import authenticates, scope_problems
 from shadowcat.config.conditions import ConditionError, compile_condition
 from shadowcat.config.model import Policy, Route, Rule
 
@@ -70,9 +70,7 @@ def _rule(path: str, rule: Rule, has_tokens: bool) -> Iterator[str]:
                     f"{path}.when: no token is verified on this route, so there is nothing in"
                     f" {' and '.join(said)}: give it an auth section (mode: resource), or leave them out"
                 )
-    for j, scope in enumerate(rule.scopes):
-        if SCOPE.fullmatch(scope) is None:
-            yield f"{path}.scopes[{j}]: {scope!r} is no scope: no spaces, quotes or backslashes"
+    yield from scope_problems(f"{path}.scopes", rule.scopes)
     if rule.scopes and not rule.allow:
         yield f"{path}.scopes: a rule that denies needs no scopes: remove them, or deny by when"
     elif rule.scopes and not has_tokens:

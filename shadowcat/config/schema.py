@@ -121,7 +121,7 @@ def _shape(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if origin is typing.Annotated:
         shape = _shape(arguments[0], definitions)
         meta = arguments[1]
-        bounds = {"minimum": meta.ge, "maximum": meta.le}
+        bounds = {"minimum": meta.ge, "exclusiveMinimum": meta.gt, "maximum": meta.le}
         shape["anyOf"][0] |= {name: bound for name, bound in bounds.items() if bound is not None}
         return shape
     if origin in {typing.Union, types.UnionType}:

@@ -32,10 +32,6 @@ class Notifier:
         """Start-up, or a reload, is complete."""
         self._send("READY=1", f"STATUS={status}")
 
-    def status(self, text: str) -> None:
-        """Show a line in `systemctl status`."""
-        self._send(f"STATUS={text}")
-
     def reloading(self, now_ns: int) -> None:
         """A reload begins. Type=notify-reload needs CLOCK_MONOTONIC in the same message."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={now_ns // 1000}")

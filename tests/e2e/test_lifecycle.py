@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -226,12 +227,34 @@ def test_workers_are_pinned_if_asked(upstream):
         assert cat.children()["control"].cpu_affinity() == cpus
 
 
+def test_as_many_clients_wait_for_a_worker_as_the_backlog_says(upstream):
+    waiting: list[socket.socket] = []
+    with Shadowcat(upstream.config | {"workers": 1, "backlog": 4}) as cat, ExitStack() as clients:
+        worker = cat.children()["worker 0"]
+        worker.suspend()
+        clients.callback(worker.resume)
+        # Whoever comes when the queue is full is not answered: Linux has room for one more than it is told.
+        with suppress(TimeoutError):
+            while len(waiting) < 50:
+                client = socket.create_connection(cat.address, timeout=0.5)
+                waiting.append(clients.enter_context(client))
+        assert 1 <= len(waiting) <= 5
+
+
 def test_json_log(upstream):
     with Shadowcat(upstream.config | {"log": {"format": "json"}}) as cat:
         assert cat.stop() == 0
         lines = [json.loads(line) for line in cat.stderr.splitlines()]
     assert {"time", "level", "process", "pid", "message"} <= set(lines[0])
     assert lines[-1]["message"] == "stopped"
+
+
+@pytest.mark.parametrize(("level", "seen"), [("debug", {"debug", "info"}), ("error", set())])
+def test_the_log_has_what_its_level_asks_for(upstream, level, seen):
+    with Shadowcat(upstream.config | {"log": {"level": level, "format": "json"}}) as cat:
+        assert cat.stop() == 0
+        found = {json.loads(line)["level"] for line in cat.stderr.splitlines()}
+    assert found == seen
 
 
 def test_descriptor_limit_is_raised(upstream):

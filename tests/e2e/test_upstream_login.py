@@ -8,7 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
+import msgspec
 import pytest
 
 from shadowcat.testing.mock_mcp.server import MockMcpServer
@@ -123,6 +125,19 @@ def test_an_operator_logs_in_and_requests_go_on(oauth: MockOAuthServer, upstream
         assert browser.come_back(back).status == 400
         # A page for browsers to log in is another thing.
         assert browser.ask("GET", LOGIN).status == 404
+
+
+def test_it_is_asked_for_as_the_configuration_says(upstream: MockMcpServer) -> None:
+    by_form = msgspec.structs.replace(CLIENT, auth_method="client_secret_post")
+    with MockOAuthServer(OAuthOptions(algorithms=("ES256",), control=True, clients=(by_form,))) as oauth:
+        keys = {"auth_method": "post", "audience": "somebody"}
+        with Shadowcat(config(oauth, upstream, **keys)) as cat:
+            log_in(cat)
+        (entry,) = [entry for entry in list(oauth.capture.requests) if entry.target == "/token"]
+    assert entry.header("authorization") is None
+    form = parse_qs(entry.body.decode())
+    assert (form["client_id"], form["client_secret"]) == (["proxy"], ["its secret"])
+    assert (form["audience"], form["resource"]) == (["somebody"], [RESOURCE])
 
 
 def test_tokens_are_renewed_and_a_grant_that_is_over_needs_another_login(

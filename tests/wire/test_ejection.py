@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from shadowcat.config.model import Breaker, Outlier
 from shadowcat.config.units import Duration
@@ -85,6 +86,14 @@ def test_failures_in_a_row_eject(trio: Stage) -> None:
     assert hosts(trio) == "bc"
     trio.advance(0.4)
     assert hosts(trio) == "abc"
+
+
+def test_how_many_it_takes_is_configured() -> None:
+    with make(replace(SECTION, consecutive_failures=2)) as trio:
+        hosts(trio, "a", count=3)
+        assert ejections(trio) == [0, 0, 0]
+        hosts(trio, "a", count=3)
+        assert ejections(trio) == [1, 0, 0]
 
 
 def test_an_answer_ends_the_row(trio: Stage) -> None:

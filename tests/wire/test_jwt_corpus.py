@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from shadowcat.config.model import Issuer
+from shadowcat.config.model import Algorithm, Issuer
 
 from .auth import (
+    ALGORITHMS,
     ISSUER,
     MINT,
     RESOURCE,
@@ -159,3 +161,25 @@ def test_other_audiences_have_to_be_known() -> None:
             got = proxy.ask(post(BODY, bearer(token(claims={"aud": audiences}))))
             assert got is not None
             assert got.status == 401
+
+
+@pytest.mark.parametrize(
+    ("issuer", "accepted", "tokens"),
+    [
+        (TRUSTED, ["EdDSA", "ES256"], {name: token(algorithm=name) for name in ALGORITHMS}),
+        (WITH_SECRET, ["HS256"], {"HS256": made({"secret": True})}),
+        (WITH_SECRET, ["HS512"], {"HS256": made({"secret": True})}),
+    ],
+)
+def test_an_issuer_is_accepted_with_its_algorithms_alone(
+    issuer: Issuer, accepted: list[Algorithm], tokens: dict[Algorithm, str]
+) -> None:
+    with guarded(replace(issuer, algorithms=accepted)) as proxy:
+        for algorithm, text in tokens.items():
+            sent = post(BODY, bearer(text))
+            if algorithm in accepted:
+                proxy.passes(sent)
+            else:
+                got = proxy.ask(sent)
+                assert got is not None
+                assert got.status == 401

@@ -100,6 +100,16 @@ def test_addresses_are_limited_each_for_itself_and_of_ipv6_networks() -> None:
         assert proxy.metric("limited_total", "/mcp", "per_ip") == 4
 
 
+@pytest.mark.parametrize(("capacity", "is_full"), [(1024, True), (65_536, False)])
+def test_beyond_the_capacity_new_addresses_begin_with_what_others_have_left(
+    capacity: int, is_full: bool
+) -> None:
+    with stage(host_limits=replace(host(per_ip="1/h"), capacity=capacity)) as proxy:
+        peers = [f"10.0.{number >> 8}.{number & 255}" for number in range(1100)]
+        refused = [ask(proxy, PING, peer=peer).status for peer in peers].count(429)
+        assert (refused > 0) is is_full
+
+
 def test_behind_a_trusted_proxy_its_clients_are_limited() -> None:
     with stage(host_limits=host(per_ip="1/min"), trusted_proxies=["10.0.0.0/8"]) as proxy:
 

@@ -4,24 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from shadowcat.config.sections.auth import Algorithm
 from shadowcat.config.sections.base import Section
 from shadowcat.config.units import Duration
 
-SigningAlgorithm = Literal[
-    "ES256",
-    "ES384",
-    "ES512",
-    "EdDSA",
-    "RS256",
-    "RS384",
-    "RS512",
-    "PS256",
-    "PS384",
-    "PS512",
-    "HS256",
-    "HS384",
-    "HS512",
-]
 SubjectTokenType = Literal["access_token", "jwt"]
 
 
@@ -75,7 +61,7 @@ class Assertion(Section, frozen=True, kw_only=True):
     secret: str | None = None
     """In place of `key`: shared with the upstream (HS256, HS384, HS512); write ${NAME} to take it from the
     environment."""
-    algorithm: SigningAlgorithm = "ES256"
+    algorithm: Algorithm = "ES256"
     """It has to fit the key."""
     kid: str | None = None
     """The key's name; default: its thumbprint (RFC 7638). A secret has none unless it is given here."""

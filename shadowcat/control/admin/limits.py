@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
+from shadowcat.config.access import authenticates
 from shadowcat.control.present import Present
 from shadowcat.policy.forwarded import network_of
 from shadowcat.proxy.limits.accounts import HostRules, RouteRules, Rule
@@ -52,7 +53,7 @@ class LimitsApi:
             rules = RouteRules(section, self._make)
             yield from self._row(section.path, rules.route, "")
             yield from self._row(section.path, rules.per_user, principal)
-            is_known = section.auth is not None and section.auth.mode == "resource"
+            is_known = authenticates(section)
             for pattern, rule in rules.patterns.items():
                 yield from self._row(section.path, rule, principal if is_known else network, pattern)
 

@@ -41,7 +41,7 @@ class Clerk:
         fetcher: Fetcher,
         credentials: CredentialKeeper,
         exchanges: Exchanges,
-        logins: LoginPages,
+        pages: LoginPages,
     ) -> None:
         """`run` begins."""
         self._credentials = credentials
@@ -50,7 +50,7 @@ class Clerk:
         self._present = present
         self._keeper = keeper
         self._fetcher = fetcher
-        self._logins = logins
+        self._pages = pages
         self._open: dict[tuple[int, int, int], asyncio.Task[None]] = {}
         """By worker, desk and number of the question."""
 
@@ -95,10 +95,10 @@ class Clerk:
                     self._credentials.renew(*_read_renewal(question.text))
                     outcome = Outcome.DONE
                 case Ask.LOGIN:
-                    text = await self._logins.token(question.text)
+                    text = await self._pages.token(question.text)
                     outcome = Outcome.DONE
                 case Ask.PAGE:
-                    text = await self._logins.answer(question.text)
+                    text = await self._pages.answer(question.text)
                     outcome = Outcome.DONE
         except FetchError as error:
             LOGGER.warning("a token cannot be checked: %s", error)

@@ -19,7 +19,7 @@ from shadowcat.control.oauth.examiner import Examiner
 from shadowcat.control.oauth.fetch import FetchError
 from shadowcat.control.oauth.grants import PENDING, Granted, Grants, Returned, login_client
 from shadowcat.control.oauth.login_events import LoginEvents
-from shadowcat.control.oauth.logins import Logins
+from shadowcat.control.oauth.logins import LoginKeeper
 from shadowcat.control.oauth.upstream_grants import UpstreamGrants
 from shadowcat.control.oauth.vault import VaultFullError
 from shadowcat.control.present import Present
@@ -62,7 +62,7 @@ class LoginPages:
         self,
         present: Present,
         grants: Grants,
-        logins: Logins,
+        logins: LoginKeeper,
         examiner: Examiner,
         upstreams: UpstreamGrants,
         credentials: CredentialKeeper,

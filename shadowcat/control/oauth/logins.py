@@ -62,8 +62,8 @@ class LoginsFullError(VaultFullError):
     """There are too many logins."""
 
 
-class Logins:
-    """All logins."""
+class LoginKeeper:
+    """All logins, with their tokens."""
 
     def __init__(
         self,

@@ -46,6 +46,8 @@ def test_accepts(document):
         {},
         {"routes": ROUTES, "workrs": 2},
         {"routes": ROUTES, "workers": 0},
+        {"routes": [{**ROUTES[0], "breaker": {"error_rate": 0}}]},
+        {"routes": [{**ROUTES[0], "outlier": {"latency_factor": 1}}]},
         {"routes": ROUTES, "workers": "many"},
         {"routes": ROUTES, "listen": 8080},
         {"routes": ROUTES, "log": {"level": "loud"}},

@@ -55,6 +55,8 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
 
 
 def test_down_after_some_failures_and_up_after_some_successes(lines: list[str]) -> None:
+    section = msgspec.structs.replace(HTTP, healthy_after=4, unhealthy_after=5)
+
     async def body(server: Server) -> None:
         async def look(host: Host) -> None:
             epoch = host.board.epoch
@@ -65,7 +67,7 @@ def test_down_after_some_failures_and_up_after_some_successes(lines: list[str]) 
             assert epoch[0] == seen, "nothing has changed"
             server.status = 500
             await until(lambda: host.state() is policy.Health.DOWN)
-            assert server.answers[500] in (3, 4)
+            assert server.answers[500] in (5, 6)
             assert epoch[0] != seen
             seen = epoch[0]
             assert policy.barred_until(host.board.health(0), HTTP.interval) > slow()
@@ -76,15 +78,15 @@ def test_down_after_some_failures_and_up_after_some_successes(lines: list[str]) 
             assert host.checker.state(0) is policy.Health.DOWN
             server.status = 204
             await until(lambda: host.state() is policy.Health.UP)
-            assert server.answers[204] in (2, 3)
+            assert server.answers[204] in (4, 5)
             assert epoch[0] != seen
             described = host.checker.describe(0)
             assert described is not None
             assert (described["state"], described["cause"]) == ("up", None)
             assert server.checks - 1 <= host.count("health_checks_total") <= server.checks
-            assert host.count("health_check_failures_total") >= 3
+            assert host.count("health_check_failures_total") >= 5
 
-        await checking(configured(server.url), look)
+        await checking(configured(server.url, health=section), look)
 
     with_servers(1, body)
     assert lines == [

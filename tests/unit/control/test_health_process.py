@@ -27,7 +27,8 @@ def config() -> Config:
     health = Health(
         type="http",
         interval=Duration(INTERVAL),
-        timeout=Duration(INTERVAL),
+        # Longer than a configuration may have it: a machine that stalls does not make `up` fail a check.
+        timeout=Duration(DEADLINE),
         unhealthy_after=2,
         healthy_after=1,
     )
