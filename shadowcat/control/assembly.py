@@ -12,6 +12,7 @@ from aiohttp import web
 
 from shadowcat.config.model import Config
 from shadowcat.config.seats import Snapshot
+from shadowcat.control import essential
 from shadowcat.control.admin.limits import LimitsApi
 from shadowcat.control.admin.server import Admin
 from shadowcat.control.closer import Closer
@@ -85,7 +86,7 @@ class Control:
         self._configure(self._present.snapshot)
         self._loop.add_signal_handler(signal.SIGHUP, self._reloads.wake)
         work = self._retirement.run(), self._reloads.run(), self._outliers.run(), self._office.run()
-        self._tasks = [self._loop.create_task(each) for each in work]
+        self._tasks = [essential.begin(self._loop, each) for each in work]
 
     async def end(self) -> None:
         """Take no more on, and finish what is being answered."""

@@ -13,6 +13,7 @@ from typing import Final
 import uvloop
 
 from shadowcat.config.model import Config
+from shadowcat.control import essential
 from shadowcat.control.assembly import Control
 from shadowcat.control.audit.file import AuditFile
 from shadowcat.control.audit.writer import AuditWriter
@@ -87,12 +88,12 @@ async def _serve(
     loop.add_signal_handler(signal.SIGTERM, end.set)
     loop.add_signal_handler(signal.SIGQUIT, os._exit, 0)
     loop.add_reader(lifeline.fileno(), os._exit, 1)
-    writing = None if writer is None else loop.create_task(writer.run())
+    writing = None if writer is None else essential.begin(loop, writer.run())
     loop.add_signal_handler(signal.SIGUSR1, _nothing if writer is None else writer.reopen)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    heart = _Heart(loop, page)
     control = Control(shared, source, token, loop)
     await control.begin(sockets)
-    heart = _Heart(loop, page)
     page.set_state(State.READY)
     lifeline.ready()
     await end.wait()

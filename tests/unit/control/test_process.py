@@ -6,7 +6,12 @@ import signal
 import time
 
 import orjson
+import pytest
 
+from shadowcat.control.oauth.office import Office
+from shadowcat.control.reloads import Reloads
+from shadowcat.control.retirement import Retirement
+from shadowcat.control.upstreams.outliers import Outliers
 from shadowcat.shm.page import State
 from shadowcat.shm.shared import CONTROL
 from shadowcat.testing.host import cell_of
@@ -73,3 +78,12 @@ def test_killed_at_any_time_its_successor_goes_on(shared, control, start, ask, t
         assert document["routes"][0]["requests"] == 42
         assert document["processes"][1]["restarts"] == 1
         assert document["processes"][1]["pid"] == successor.pid
+
+
+@pytest.mark.parametrize("part", [Reloads, Retirement, Outliers, Office])
+def test_it_ends_with_a_part_of_it(monkeypatch, start, tcp, part: type) -> None:
+    async def fail(_: object) -> None:
+        raise RuntimeError("this was not foreseen")
+
+    monkeypatch.setattr(part, "run", fail)
+    assert start(tcp).wait() == 1
