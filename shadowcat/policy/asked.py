@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from shadowcat.mcp.envelope import LONGEST_KEPT
-from shadowcat.mcp.methods import SUBJECTS
+from shadowcat.mcp.methods import LISTEN, SUBJECTS
 
 if TYPE_CHECKING:
     from shadowcat.policy.rules import RuleSet, Verdict
@@ -19,7 +19,6 @@ MOST_OF_ALL: Final = 4096
 _VARIABLES: Final = {"tools": "tool", "prompts": "prompt", "resources": "resource"}
 _IN_PARAMS: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
 """Methods whose object is not among what every message is asked for."""
-_LISTEN: Final = "subscriptions/listen"
 _SLASH: Final = r"(?:[/\\]|%(?:25)*(?:2f|5c))"
 _SEVERAL_SPELLINGS: Final = re.compile(
     rf"(?:^|:|{_SLASH})(?:\.|%(?:25)*2e){{1,2}}(?:$|[?#;]|{_SLASH})"  # "." and "..", however encoded
@@ -133,7 +132,7 @@ class Asked:
         if self.subject != "resources":
             return [self._name]
         uris: Any = [self._name]
-        if self.method == _LISTEN:
+        if self.method == LISTEN:
             filters = self.params().get("notifications", {})
             uris = filters.get("resourceSubscriptions") or [] if isinstance(filters, dict) else None
         elif self.method in _IN_PARAMS:

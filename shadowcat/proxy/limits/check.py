@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from shadowcat.mcp.envelope import Envelope, Kind
-from shadowcat.policy.waits import LISTEN
+from shadowcat.mcp.methods import DISCOVER, LISTEN, TOOLS_CALL
 from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.exchanges.seated import Seated
 from shadowcat.proxy.limits.accounts import Bill, Bounded, RouteRules, Rule
-from shadowcat.proxy.limits.answers import DISCOVER, denial_of
+from shadowcat.proxy.limits.answers import denial_of
 from shadowcat.shm.concurrency import Seats
 from shadowcat.shm.limiter import Account, Shortage
 
@@ -127,7 +127,7 @@ class LimitCheck:
     ) -> Bill:
         rules = self._rules
         tools = _NO_RULES
-        if rules.patterns and envelope is not None and envelope.method == "tools/call":
+        if rules.patterns and envelope is not None and envelope.method == TOOLS_CALL:
             tools = rules.of_tool(envelope.name or "")
         who = None
         if (rules.per_user is not None or tools) and (envelope is None or envelope.method != DISCOVER):

@@ -16,12 +16,13 @@ from shadowcat.auth.verify import Unknown
 from shadowcat.errors import Refusal
 from shadowcat.mcp.batch import split_batch
 from shadowcat.mcp.envelope import Kind, peek
+from shadowcat.mcp.methods import DISCOVER
 from shadowcat.proxy.clients.admission import Admission
 from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.clients.exchanger import Lacking
 from shadowcat.proxy.clients.waiter import Waiter
 from shadowcat.proxy.limits.accounts import Bounded
-from shadowcat.proxy.limits.answers import DISCOVER, denial_of
+from shadowcat.proxy.limits.answers import denial_of
 from shadowcat.proxy.limits.limits import Limits
 from shadowcat.proxy.sessions.sessions import PATIENCE, RETRY
 from shadowcat.shm.limiter import Account, Shortage
