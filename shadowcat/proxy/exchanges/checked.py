@@ -19,8 +19,7 @@ from shadowcat.proxy.exchanges.exchange_state import State
 from shadowcat.proxy.exchanges.initialize import InitializeExchange
 from shadowcat.proxy.exchanges.layers import layered
 from shadowcat.proxy.exchanges.session_exchange import SessionExchange
-from shadowcat.proxy.sessions.sessions import PATIENCE, RETRY
-from shadowcat.shm.locks import LockBusyError
+from shadowcat.shm.locks import PATIENCE, RETRY, LockBusyError
 
 if TYPE_CHECKING:
     from shadowcat.proxy.checks import Check

@@ -24,9 +24,8 @@ from shadowcat.proxy.clients.waiter import Waiter
 from shadowcat.proxy.limits.accounts import Bounded
 from shadowcat.proxy.limits.answers import denial_of
 from shadowcat.proxy.limits.limits import Limits
-from shadowcat.proxy.sessions.sessions import PATIENCE, RETRY
 from shadowcat.shm.limiter import Account, Shortage
-from shadowcat.shm.locks import LockBusyError
+from shadowcat.shm.locks import PATIENCE, RETRY, LockBusyError
 
 if TYPE_CHECKING:
     from shadowcat.proxy.clients.downstream import ClientConnection
