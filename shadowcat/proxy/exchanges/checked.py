@@ -77,7 +77,7 @@ class _Asking(Exchange):
 
     def _granted(self, session: Session | None) -> None:
         """The request may go, after all."""
-        raise NotImplementedError
+        self._proceed()
 
 
 class _Checked(_Asking):
@@ -90,9 +90,6 @@ class _Checked(_Asking):
         if self._ask(self._route.checks, (self.envelope,), None):
             self._proceed()
 
-    def _granted(self, session: Session | None) -> None:
-        self._proceed()
-
 
 class _CheckedInitialize(_Asking, InitializeExchange):
     """A request for a session."""
@@ -104,9 +101,6 @@ class _CheckedInitialize(_Asking, InitializeExchange):
         self.prepare()
         if self._ask(self._route.checks, (self.envelope,), None):
             self._proceed()
-
-    def _granted(self, session: Session | None) -> None:
-        self._proceed()
 
 
 class _CheckedInSession(_Asking, SessionExchange):

@@ -70,9 +70,8 @@ class LockWaiter:
 
     @property
     def cancelled_by_disconnect(self) -> bool:
-        """Whether a client that leaves means its request to end; as `Exchange.cancelled_by_disconnect`."""
-        _, template, _ = self._request
-        return template.is_modern or not template.is_post
+        """Whether a client that leaves means its request to end."""
+        return self._request[1].cancelled_by_disconnect
 
     def cancel(self) -> None:
         """The client has left."""
