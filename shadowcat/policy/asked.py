@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, NamedTuple
 
 from shadowcat.mcp.envelope import LONGEST_KEPT
 from shadowcat.mcp.methods import LISTEN, SUBJECTS
-
-if TYPE_CHECKING:
-    from shadowcat.policy.rules import RuleSet, Verdict
+from shadowcat.policy.bounded import Bounded
 
 MOST_VERDICTS: Final = 64
 """Verdicts that are kept of one caller; who asks for more kinds of things begins anew."""
@@ -30,29 +28,32 @@ _SEVERAL_SPELLINGS: Final = re.compile(
 "/%65tc" for "/etc", whatever a pattern makes of it."""
 
 
+class Verdict(NamedTuple):
+    """What was decided about one request."""
+
+    allow: bool
+    rule: str
+    """The rule that decided, or what the refusal without any is called."""
+    scopes: tuple[str, ...] = ()
+    """If only scopes are missing: all that the caller needs."""
+
+
 class Caller:
     """Somebody who asks, and what was decided about that; good for as long as one token is."""
 
-    __slots__ = ("_most", "facts", "rules", "scopes", "verdicts")
+    __slots__ = ("facts", "rules", "scopes", "verdicts")
 
     def __init__(
-        self, rules: RuleSet, scopes: frozenset[str], facts: Mapping[str, Any], most: int = MOST_VERDICTS
+        self, rules: object, scopes: frozenset[str], facts: Mapping[str, Any], most: int = MOST_VERDICTS
     ) -> None:
         """`most` bounds the verdicts that are kept."""
-        self._most = most
         self.rules = rules
-        """By which it was decided."""
+        """By which it was decided: the same object as long as nothing has changed."""
         self.scopes = scopes
         self.facts = facts
         """The variables of conditions that are about the caller, and about the route."""
-        self.verdicts: dict[object, Verdict] = {}
+        self.verdicts: Bounded[object, Verdict] = Bounded(most)
         """What need not be decided again, by what was asked."""
-
-    def keep(self, key: object, verdict: Verdict) -> None:
-        """Keep a verdict."""
-        if len(self.verdicts) >= self._most:
-            self.verdicts.clear()
-        self.verdicts[key] = verdict
 
 
 class Asked:

@@ -11,26 +11,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from fnmatch import translate
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from shadowcat.config.conditions import NAMES, Condition, compile_condition
 from shadowcat.config.model import Policy, Rule
 from shadowcat.config.rules import DEFAULT, SUBJECTS
 from shadowcat.mcp.methods import REQUESTS
 from shadowcat.mcp.methods import SUBJECTS as SUBJECT_OF
-from shadowcat.policy.asked import MOST_OF_ALL, Asked, Caller
+from shadowcat.policy.asked import MOST_OF_ALL, Asked, Caller, Verdict
 
 _BODILESS: Final = ("GET", "DELETE")
-
-
-class Verdict(NamedTuple):
-    """What was decided about one request."""
-
-    allow: bool
-    rule: str
-    """The rule that decided; DEFAULT if none did."""
-    scopes: tuple[str, ...] = ()
-    """If only scopes are missing: all that the caller needs."""
 
 
 class Finding(Enum):

@@ -19,8 +19,8 @@ from shadowcat.mcp.batch import split_batch
 from shadowcat.mcp.envelope import Envelope, Kind
 from shadowcat.mcp.methods import OWN_NOTIFICATIONS
 from shadowcat.mcp.params import read_params
-from shadowcat.policy.asked import Asked, Caller
-from shadowcat.policy.rules import RuleSet, Verdict
+from shadowcat.policy.asked import Asked, Caller, Verdict
+from shadowcat.policy.rules import RuleSet
 from shadowcat.proxy.clients.denial import Denial
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class PolicyCheck:
             )
             verdict = self._rules.decide(asked, caller)
             if asked.is_usual:
-                caller.keep(key, verdict)
+                caller.verdicts.put(key, verdict)
         return verdict
 
     def _read(self, exchange: Exchange, envelope: Envelope | None, number: int) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from shadowcat.mcp.envelope import Envelope, Kind
 from shadowcat.mcp.methods import DISCOVER, LISTEN, TOOLS_CALL
+from shadowcat.policy.bounded import Bounded
 from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.exchanges.seated import Seated
-from shadowcat.proxy.limits.accounts import Bill, Bounded, RouteRules, Rule
+from shadowcat.proxy.limits.accounts import MOST, Bill, RouteRules, Rule
 from shadowcat.proxy.limits.answers import denial_of
 from shadowcat.shm.concurrency import Seats
 from shadowcat.shm.limiter import Account, Shortage
@@ -64,7 +65,7 @@ class LimitCheck:
         self._clock = limits.clock
         self._by_user = not (rules.depend_on_nobody or rules.per_session or rules.patterns)
         """Whether who asks tells by itself what a request is charged to: half of the look-up is saved."""
-        self._bills: Bounded[object, Bill] = Bounded()
+        self._bills: Bounded[object, Bill] = Bounded(MOST)
         """By who asks, or by all that it depends on."""
 
     def judge(

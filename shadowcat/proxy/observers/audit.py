@@ -12,6 +12,8 @@ import orjson
 from shadowcat.config.model import AuditEvent
 from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import Envelope
+from shadowcat.mcp.methods import TOOLS_CALL
+from shadowcat.policy.bounded import Bounded
 from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.clients.template import RequestTemplate
 from shadowcat.proxy.exchanges.batch_exchange import BatchExchange
@@ -50,7 +52,6 @@ _EVENTS: Final[Mapping[Refusal, AuditEvent]] = {
 """The event that a refusal is, where its status does not say it."""
 
 
-_CALL: Final = "tools/call"
 _CALLED: Final = (
     b'%b"event":"tool_call","outcome":"%b","reason":null,"request_id":%b,"trace_id":%b,"rpc_id":%b,'
     b'"session":%b,"principal":%b,"client":%b,"http":"POST","method":"tools/call","tool":%b,"status":%b,'
@@ -93,8 +94,8 @@ class Audit:
         self._trail = trail
         self.room = AuditRoom(trail) if refuses else None
         """What is asked first of each request, where those that cannot be recorded are not carried out."""
-        self._handles: dict[bytes, str] = {}
-        self._texts: dict[str | None, bytes] = {}
+        self._handles: Bounded[bytes, str] = Bounded(_MOST_HANDLES)
+        self._texts: Bounded[str | None, bytes] = Bounded(_MOST_TEXTS)
         self._takes_calls = trail.takes("tool_call")
 
     # Requests.
@@ -104,10 +105,10 @@ class Audit:
         exchange, denial, envelope = observation.exchange, observation.denial, observation.envelope
         calls: Iterable[Envelope] = ()
         if envelope is not None:
-            if envelope.method == _CALL:
+            if envelope.method == TOOLS_CALL:
                 calls = (envelope,)
             elif isinstance(exchange, BatchExchange):
-                calls = [message for message in exchange.messages if message.method == _CALL]
+                calls = [message for message in exchange.messages if message.method == TOOLS_CALL]
         if denial is not None:
             self._refused(observation, denial, calls)
         else:
@@ -326,9 +327,7 @@ class Audit:
             whole = None if text is None else bounded(text).encode("utf-8", "replace").decode()
             found = orjson.dumps(whole)
             if text == whole:  # Clients choose some of them, and make them as long as they like.
-                if len(self._texts) >= _MOST_TEXTS:
-                    self._texts.clear()
-                self._texts[text] = found
+                self._texts.put(text, found)
         return found
 
     def _home(self, record: SessionRecord) -> str | None:
@@ -342,9 +341,7 @@ class Audit:
     def _handle(self, slot: int, session_id: bytes) -> str:
         found = self._handles.get(session_id)
         if found is None:
-            if len(self._handles) >= _MOST_HANDLES:
-                self._handles.clear()
-            found = self._handles[session_id] = ids.handle(slot, session_id)
+            found = self._handles.put(session_id, ids.handle(slot, session_id))
         return found
 
 
