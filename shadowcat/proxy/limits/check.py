@@ -39,6 +39,7 @@ class LimitCheck:
         "_charge",
         "_clock",
         "_host",
+        "_host_has_seats",
         "_limited",
         "_limits",
         "_only",
@@ -54,8 +55,10 @@ class LimitCheck:
         self._rules = rules
         self._limited = limited
         own = rules.rules()
-        everything = [*own, *(rule for rule in (host.everybody, host.per_ip) if rule is not None)]
-        self.has_seats = any(rule.limit.concurrent for rule in everything)
+        self._host_has_seats = any(
+            rule is not None and rule.limit.concurrent for rule in (host.everybody, host.per_ip)
+        )
+        self.has_seats = self._host_has_seats or any(rule.limit.concurrent for rule in own)
         """Whether there may be something to give back when a request has ended."""
         self.asks = bool(own) or self.has_seats
         """Whether there is anything to ask."""
@@ -144,6 +147,8 @@ class LimitCheck:
         return bill
 
     def _seats(self, exchange: Exchange, client: ClientConnection, bill: Bill) -> tuple[Seats, ...]:
+        if not self._host_has_seats:
+            return bill.seats
         host = self._host
         network = "" if host.per_ip is None else self._limits.network(client, exchange.template)
         return host.seats(network) + bill.seats

@@ -93,7 +93,7 @@ class Limits:
                     shortage = Shortage(seat.tier, seat.limit, None, 0, count > seat.limit.concurrent)
                     break
                 taken.append((place, count))
-            if shortage is None:
+            if shortage is None and charges:
                 shortage = self.limiter.charge_many(charges, self.clock())
         except LockBusyError:
             self._give_back(taken)
