@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+from msgspec import Struct
 
 from shadowcat.mcp.envelope import LONGEST_KEPT
 from shadowcat.mcp.methods import LISTEN, SUBJECTS
@@ -28,7 +30,7 @@ _SEVERAL_SPELLINGS: Final = re.compile(
 "/%65tc" for "/etc", whatever a pattern makes of it."""
 
 
-class Verdict(NamedTuple):
+class Verdict(Struct, frozen=True, gc=False):
     """What was decided about one request."""
 
     allow: bool

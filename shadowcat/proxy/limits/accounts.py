@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from shadowcat.config import model
 from shadowcat.config.units import Limit
@@ -18,7 +20,7 @@ MOST: Final = 16_384
 """Keys that a worker knows at a time; what it has forgotten it looks up anew."""
 
 
-class Bill(NamedTuple):
+class Bill(Struct, frozen=True, gc=False):
     """What one request is charged to."""
 
     accounts: tuple[Account, ...]
