@@ -19,13 +19,14 @@ import orjson
 from shadowcat.errors import HEADER_MISMATCH, INTERNAL_ERROR
 from shadowcat.mcp.eras import VERSIONS, Era, era_of
 from shadowcat.mcp.initialize import Outcome, outcome_of, read_result, render_initialize
+from shadowcat.mcp.methods import DISCOVER
 
 LATEST: Final = {era: max(version for version, its in VERSIONS.items() if its is era).decode() for era in Era}
 """The newest revision of each era."""
 
 DISCOVER_FIELDS: Final = {
     "MCP-Protocol-Version": LATEST[Era.MODERN],
-    "Mcp-Method": "server/discover",
+    "Mcp-Method": DISCOVER,
 }
 """Header fields that mirror the body (revision 2026-07-28)."""
 
@@ -53,9 +54,7 @@ def render_discover(client_version: str) -> bytes:
         "io.modelcontextprotocol/clientCapabilities": {},
         "io.modelcontextprotocol/clientInfo": _client(client_version),
     }
-    return orjson.dumps(
-        {"jsonrpc": "2.0", "id": _REQUEST_ID, "method": "server/discover", "params": {"_meta": meta}}
-    )
+    return orjson.dumps({"jsonrpc": "2.0", "id": _REQUEST_ID, "method": DISCOVER, "params": {"_meta": meta}})
 
 
 def render_opening(client_version: str) -> bytes:

@@ -21,9 +21,9 @@ import msgspec
 from msgspec import Struct
 
 from shadowcat.mcp.envelope import NAME_KEYS, Envelope
+from shadowcat.mcp.methods import LISTEN
 from shadowcat.mcp.sse import BLANK_LINE_ENDS, Boundary, EventScanner
 
-LISTEN: Final = "subscriptions/listen"
 PRESENTING: Final = frozenset({LISTEN, *(method for method, key in NAME_KEYS.items() if key == "taskId")})
 """The methods that may present task ids."""
 # No library writes escapes into its own keys. To look for these, `in` takes 0.1 us longer than `find`.

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
+TOOLS_LIST: Final = "tools/list"
+TOOLS_CALL: Final = "tools/call"
+DISCOVER: Final = "server/discover"
+LISTEN: Final = "subscriptions/listen"
+
 REQUESTS: Final = (
     "initialize",
     "ping",
-    "server/discover",
-    "tools/list",
-    "tools/call",
+    DISCOVER,
+    TOOLS_LIST,
+    TOOLS_CALL,
     "prompts/list",
     "prompts/get",
     "resources/list",
@@ -17,7 +22,7 @@ REQUESTS: Final = (
     "resources/read",
     "resources/subscribe",
     "resources/unsubscribe",
-    "subscriptions/listen",
+    LISTEN,
     "completion/complete",
     "logging/setLevel",
     "tasks/get",
@@ -41,11 +46,11 @@ OWN_NOTIFICATIONS: Final = frozenset(
 """The protocol's own notifications: each belongs to something that was asked before."""
 
 SUBJECTS: Final = {
-    "tools/call": "tools",
+    TOOLS_CALL: "tools",
     "prompts/get": "prompts",
     "resources/read": "resources",
     "resources/subscribe": "resources",
     "resources/unsubscribe": "resources",
-    "subscriptions/listen": "resources",
+    LISTEN: "resources",
 }
 """Method -> what kind of thing its request is about, as capabilities call it."""

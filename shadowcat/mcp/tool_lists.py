@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-LIST: Final = "tools/list"
 MAX_LIST: Final = 4 * 2**20
 """Longest message that is taken apart, in bytes. No model could read a longer list."""
 

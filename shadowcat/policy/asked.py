@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from msgspec import Struct
 
 from shadowcat.config.conditions import Condition, is_cut_short
 from shadowcat.mcp.envelope import LONGEST_KEPT
-from shadowcat.mcp.methods import SUBJECTS
-
-if TYPE_CHECKING:
-    from shadowcat.policy.rules import RuleSet, Verdict
+from shadowcat.mcp.methods import LISTEN, SUBJECTS
+from shadowcat.policy.bounded import Bounded
 
 MOST_VERDICTS: Final = 64
 """Verdicts that are kept of one caller; who asks for more kinds of things begins anew."""
@@ -20,7 +20,6 @@ MOST_OF_ALL: Final = 4096
 _VARIABLES: Final = {"tools": "tool", "prompts": "prompt", "resources": "resource"}
 _IN_PARAMS: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
 """Methods whose object is not among what every message is asked for."""
-_LISTEN: Final = "subscriptions/listen"
 _SLASH: Final = r"(?:[/\\]|%(?:25)*(?:2f|5c))"
 _SEVERAL_SPELLINGS: Final = re.compile(
     rf"(?:^|:|{_SLASH})(?:\.|%(?:25)*2e){{1,2}}(?:$|[?#;]|{_SLASH})"  # "." and "..", however encoded
@@ -32,31 +31,34 @@ _SEVERAL_SPELLINGS: Final = re.compile(
 "/%65tc" for "/etc", whatever a pattern makes of it."""
 
 
+class Verdict(Struct, frozen=True, gc=False):
+    """What was decided about one request."""
+
+    allow: bool
+    rule: str
+    """The rule that decided, or what the refusal without any is called."""
+    scopes: tuple[str, ...] = ()
+    """If only scopes are missing: all that the caller needs."""
+
+
 class Caller:
     """Somebody who asks, and what was decided about that; good for as long as one token is."""
 
-    __slots__ = ("_most", "facts", "found", "rules", "scopes", "verdicts")
+    __slots__ = ("facts", "found", "rules", "scopes", "verdicts")
 
     def __init__(
-        self, rules: RuleSet, scopes: frozenset[str], facts: Mapping[str, Any], most: int = MOST_VERDICTS
+        self, rules: object, scopes: frozenset[str], facts: Mapping[str, Any], most: int = MOST_VERDICTS
     ) -> None:
         """`most` bounds the verdicts that are kept."""
-        self._most = most
         self.rules = rules
-        """By which it was decided."""
+        """By which it was decided: the same object as long as nothing has changed."""
         self.scopes = scopes
         self.facts = facts
         """The variables of conditions that are about the caller, and about the route."""
         self.found: dict[Condition, bool | None] = {}
         """What is known of conditions that look at nothing else."""
-        self.verdicts: dict[object, Verdict] = {}
+        self.verdicts: Bounded[object, Verdict] = Bounded(most)
         """What need not be decided again, by what was asked."""
-
-    def keep(self, key: object, verdict: Verdict) -> None:
-        """Keep a verdict."""
-        if len(self.verdicts) >= self._most:
-            self.verdicts.clear()
-        self.verdicts[key] = verdict
 
 
 class Asked:
@@ -148,7 +150,7 @@ class Asked:
         if self.subject != "resources":
             return [self._name]
         uris: Any = [self._name]
-        if self.method == _LISTEN:
+        if self.method == LISTEN:
             filters = self.params().get("notifications", {})
             uris = filters.get("resourceSubscriptions") or [] if isinstance(filters, dict) else None
         elif self.method in _IN_PARAMS:

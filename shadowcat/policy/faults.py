@@ -10,7 +10,7 @@ from enum import Enum, auto
 from typing import Final
 
 from shadowcat.errors import Refusal
-from shadowcat.policy.waits import LISTEN
+from shadowcat.mcp.methods import LISTEN, TOOLS_CALL
 
 
 class Outcome(Enum):
@@ -41,8 +41,8 @@ STATUSES: Final = frozenset({502, 503, 504})
 
 # How long a tool takes is nobody's fault, and a server may have its fill of sessions and serve those it has.
 _EXCEPT: Final = {
-    (Refusal.FIRST_BYTE_TIMEOUT, "tools/call"): _NEUTRAL,
-    (Refusal.REQUEST_TIMEOUT, "tools/call"): _NEUTRAL,
+    (Refusal.FIRST_BYTE_TIMEOUT, TOOLS_CALL): _NEUTRAL,
+    (Refusal.REQUEST_TIMEOUT, TOOLS_CALL): _NEUTRAL,
     (503, "initialize"): _NEUTRAL,
 }
 

@@ -6,10 +6,11 @@ from collections import deque
 from typing import Final
 
 from shadowcat.errors import Refusal
+from shadowcat.mcp.methods import DISCOVER
 
 BARRED: Final = frozenset({Refusal.BREAKER_OPEN, Refusal.CREDENTIAL_MISSING})
 """Why an upstream was not even tried: going to another one instead is no retry."""
-_READS: Final = frozenset({"completion/complete", "ping", "resources/read", "server/discover"})
+_READS: Final = frozenset({"completion/complete", "ping", "resources/read", DISCOVER})
 _WINDOW: Final = 10
 """Seconds over which a budget is counted."""
 _SPARE: Final = 10

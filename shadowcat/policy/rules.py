@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from fnmatch import translate
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from shadowcat.config.conditions import NAMES, Condition, compile_condition, is_cut_short
 from shadowcat.config.model import Policy, Rule
@@ -19,7 +19,8 @@ from shadowcat.config.rules import DEFAULT, SUBJECTS
 from shadowcat.mcp.envelope import LONGEST_KEPT
 from shadowcat.mcp.methods import REQUESTS
 from shadowcat.mcp.methods import SUBJECTS as SUBJECT_OF
-from shadowcat.policy.asked import MOST_OF_ALL, Asked, Caller
+from shadowcat.policy.asked import MOST_OF_ALL, Asked, Caller, Verdict
+from shadowcat.policy.bounded import Bounded
 
 _BODILESS: Final = ("GET", "DELETE")
 _OF_CALLER: Final = frozenset(
@@ -28,16 +29,6 @@ _OF_CALLER: Final = frozenset(
 """The variables that are the same in all requests of one caller."""
 _MOST_SUBJECTS: Final = 1024
 """Of as many methods and names it is kept which rules are about them."""
-
-
-class Verdict(NamedTuple):
-    """What was decided about one request."""
-
-    allow: bool
-    rule: str
-    """The rule that decided; DEFAULT if none did."""
-    scopes: tuple[str, ...] = ()
-    """If only scopes are missing: all that the caller needs."""
 
 
 class Finding(Enum):
@@ -169,7 +160,7 @@ class RuleSet:
         self._all: list[_Step] = [(number, rule, rule.examine) for number, rule in enumerate(self._rules)]
         self._about_it: list[_Step] = [(number, rule, rule.weigh) for number, rule in enumerate(self._rules)]
         """The same, for requests that they are about."""
-        self._kept: dict[tuple[str, str], list[_Step]] = {}
+        self._kept: Bounded[tuple[str, str], list[_Step]] = Bounded(_MOST_SUBJECTS)
         self._facts = {"route": route}
         self._roles = policy.roles_claim
         self._scopes = tuple(scopes)
@@ -233,9 +224,7 @@ class RuleSet:
         if steps is None:
             steps = [step for step in self._about_it if step[1].is_about(asked)]
             if len(about[0]) + len(about[1]) <= LONGEST_KEPT:
-                if len(self._kept) >= _MOST_SUBJECTS:
-                    self._kept.clear()
-                self._kept[about] = steps
+                self._kept.put(about, steps)
         return steps
 
     def _wanted(self, number: int, asked: Asked, caller: Caller) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Final
 
 from shadowcat.config.model import Tools
 from shadowcat.mcp.envelope import LONGEST_KEPT
+from shadowcat.policy.bounded import Bounded
 
 _MOST_NAMES: Final = 4096
 
@@ -20,7 +21,7 @@ class ToolRules:
         """Without a section every tool is shown."""
         self._deny = tuple(section.deny) if section is not None else ()
         self._allow = tuple(section.allow) if section is not None else ()
-        self._known: dict[str, bool] = {}
+        self._known: Bounded[str, bool] = Bounded(_MOST_NAMES)
         self.hides_any = bool(self._deny or self._allow)
         """Whether there is anything to be asked."""
 
@@ -32,9 +33,7 @@ class ToolRules:
                 self._allow and not self._matches(name, self._allow)
             )
             if len(name) <= LONGEST_KEPT:
-                if len(self._known) >= _MOST_NAMES:
-                    self._known.clear()
-                self._known[name] = found
+                self._known.put(name, found)
         return found
 
     @staticmethod

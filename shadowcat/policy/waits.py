@@ -7,9 +7,9 @@ from math import inf
 from typing import Final, NamedTuple
 
 from shadowcat.config.model import Timeouts
+from shadowcat.mcp.methods import DISCOVER, LISTEN
 
-LISTEN: Final = "subscriptions/listen"
-_PROMPT: Final = frozenset({"ping", "server/discover"})
+_PROMPT: Final = frozenset({"ping", DISCOVER})
 
 
 class Waits(NamedTuple):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from shadowcat.config.units import Limit
 from shadowcat.shm.limiter import WAYS, Tier, digest_of
-from shadowcat.shm.locks import LockBusyError, Locks
+from shadowcat.shm.locks import LockBusyError, Locks, requests_for
 from shadowcat.shm.region import LINE, WORD, Area, Plan, Region
 
 
@@ -47,13 +47,19 @@ def clear(region: Region, areas: ConcurrencyAreas, process: int) -> None:
 class Seats:
     """One key of one limit."""
 
-    __slots__ = ("bucket", "digest", "limit", "tier")
+    __slots__ = ("at", "base", "digest", "giving", "limit", "line", "taking", "tier")
 
-    def __init__(self, tier: Tier, limit: Limit, digest: int, bucket: int) -> None:
+    def __init__(self, tier: Tier, limit: Limit, digest: int, base: int, line: int) -> None:
         self.tier = tier
         self.limit = limit
         self.digest = digest
-        self.bucket = bucket
+        self.base = base
+        """The first entry of its bucket."""
+        self.at = base
+        """Where its digest was last."""
+        self.line = line
+        """The lock line of its bucket."""
+        self.taking, self.giving = requests_for(line)
 
 
 class Concurrency:
@@ -75,7 +81,8 @@ class Concurrency:
     def seats(self, tier: Tier, limit: Limit, key: bytes) -> Seats:
         """The seats of a key, which tells it from all other keys of the tier."""
         digest = digest_of(self._secret, tier, key)
-        return Seats(tier, limit, digest, digest % (self._areas.entries // WAYS))
+        bucket = digest % (self._areas.entries // WAYS)
+        return Seats(tier, limit, digest, bucket * WAYS, self._areas.digests.offset + bucket * LINE)
 
     def take(self, seats: Seats, count: int) -> int | None:
         """Have so many more under way; the place to give back to, or None if that would be too many.
@@ -83,16 +90,17 @@ class Concurrency:
         Raises:
             LockBusyError: Another process has the bucket, or it is full; nothing has changed.
         """
-        line = self._areas.digests.offset + seats.bucket * LINE
-        self._locks.acquire(line)
+        self._locks.acquire(seats.line, seats.taking)
         try:
-            place = self._claim(seats)
+            place = seats.at
+            if self._digests[place] != seats.digest:
+                place = self._claim(seats)
             if self.taken(place) + count > seats.limit.concurrent:
                 return None
             self._counts[self._own + place] += count
             return place
         finally:
-            self._locks.release(line)
+            self._locks.release(seats.line, seats.giving)
 
     def give_back(self, place: int, count: int) -> None:
         """So many less are under way."""
@@ -104,17 +112,21 @@ class Concurrency:
 
     def under_way(self, seats: Seats) -> int:
         """How many requests of a key are under way."""
-        base = seats.bucket * WAYS
+        base = seats.base
         digests = self._digests[base : base + WAYS].tolist()
         return self.taken(base + digests.index(seats.digest)) if seats.digest in digests else 0
 
     def _claim(self, seats: Seats) -> int:
-        base = seats.bucket * WAYS
+        """The place of a key, under its lock."""
+        base = seats.base
         digests = self._digests[base : base + WAYS].tolist()
         if seats.digest in digests:
-            return base + digests.index(seats.digest)
-        for place in range(base, base + WAYS):
-            if not self.taken(place):
-                self._digests[place] = seats.digest
-                return place
-        raise LockBusyError(f"all entries of bucket {seats.bucket} have something under way")
+            place = base + digests.index(seats.digest)
+        else:
+            free = (place for place in range(base, base + WAYS) if not self.taken(place))
+            place = next(free, -1)
+            if place < 0:
+                raise LockBusyError(f"all entries of bucket {base // WAYS} have something under way")
+            self._digests[place] = seats.digest
+        seats.at = place
+        return place

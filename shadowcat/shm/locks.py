@@ -20,6 +20,10 @@ from shadowcat.errors import ShadowcatError
 from shadowcat.shm.region import Region
 
 TRIES: Final = 3
+RETRY: Final = 0.001
+"""Seconds until a lock that is held is tried again."""
+PATIENCE: Final = 0.05
+"""Seconds for which anybody waits for a lock: its holder has been stopped, or has died."""
 _TRIES: Final = range(TRIES)
 
 _pack: Final = struct.Struct("hhqqi4x").pack

@@ -260,6 +260,28 @@ def test_a_decision_that_refuses_nothing(proxy: Stage) -> None:
     assert [decision[name] for name in same] == [call[name] for name in same]
 
 
+@pytest.mark.parametrize("name", ["echo", "\u2603" * 200, '"'])
+def test_a_decision_is_told_alike_whatever_there_is_to_say_besides(proxy: Stage, name: str) -> None:
+    audit = proxy.plane.audit
+    assert audit is not None
+
+    class Allowing:
+        def judge(self, exchange, client, messages, session):  # type: ignore[no-untyped-def]
+            for data in (None, {"more": 1}):
+                audit.decision(exchange, client, "allowed", "all", message=messages[0], data=data)
+
+    proxy.plane.routes[0].checks = (Allowing(),)
+    for method in ("tools/call", "prompts/get", "ping"):
+        request = {"jsonrpc": "2.0", "id": "a\u00e4", "method": method, "params": {"name": name}}
+        proxy.passes(post(json.dumps(request).encode(), ("X-Request-Id", "r-1")))
+        short, long = [event for event in events(proxy) if event["event"] == "policy"]
+        assert list(short) == list(long)
+        own = {"time", "id", "data"}
+        assert {key: value for key, value in short.items() if key not in own} == {
+            key: value for key, value in long.items() if key not in own
+        }
+
+
 # What is recorded, and whether there is room.
 
 MOST = 500

@@ -19,7 +19,7 @@ from aiohttp import web
 from shadowcat.control.closer import Closer
 from shadowcat.control.present import Present
 from shadowcat.log import LOGGER
-from shadowcat.shm.locks import LockBusyError
+from shadowcat.shm.locks import PATIENCE, RETRY, LockBusyError
 from shadowcat.shm.sessions import ids
 from shadowcat.shm.sessions.table import Session, SessionTable
 from shadowcat.shm.shared import worker_number
@@ -33,9 +33,6 @@ _CHUNK: Final = 256
 """Slots read at a time. Between two chunks the loop does what else there is to do."""
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _HOUR: Final = 3_600_000_000_000
-_PATIENCE: Final = 0.05
-"""Seconds to go on trying for a session that somebody is writing."""
-_RETRY: Final = 0.001
 
 
 class SessionsApi:
@@ -131,9 +128,9 @@ async def _persist(work: Callable[[], Result]) -> Result:
     """Do what a lock may stand in the way of.
 
     Raises:
-        web.HTTPServiceUnavailable: It did so for _PATIENCE seconds.
+        web.HTTPServiceUnavailable: It did so for PATIENCE seconds.
     """
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             return work()
@@ -142,7 +139,7 @@ async def _persist(work: Callable[[], Result]) -> Result:
                 raise web.HTTPServiceUnavailable(
                     reason="the session is locked by a process that does not get on with it: try again"
                 ) from None
-        await asyncio.sleep(_RETRY)
+        await asyncio.sleep(RETRY)
 
 
 def _number(request: web.Request, name: str, default: int) -> int:

@@ -9,6 +9,7 @@ from shadowcat.errors import Refusal
 from shadowcat.mcp.answers import not_run_body, unknown_tool_body
 from shadowcat.mcp.envelope import Envelope, Kind
 from shadowcat.mcp.eras import Era
+from shadowcat.mcp.methods import TOOLS_CALL
 from shadowcat.policy.tools import ToolRules
 from shadowcat.proxy.clients.denial import Denial
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from shadowcat.proxy.exchanges.exchange import Exchange
     from shadowcat.shm.sessions.table import Session
 
-_CALL: Final = "tools/call"
 _REQUEST: Final = Kind.REQUEST
 
 
@@ -38,7 +38,7 @@ class HiddenTools:
     ) -> Denial | None:
         """Why the request is not carried out: the first call that must not get through."""
         for message in messages:
-            if message is not None and message.method == _CALL:
+            if message is not None and message.method == TOOLS_CALL:
                 name = message.name
                 # Where a text is due, some languages take ["delete_all"] for the text in it.
                 if name is None:
@@ -60,7 +60,7 @@ class HiddenTools:
         return Denial(Refusal.UNKNOWN_TOOL, fields=fields, content=content)
 
     def _answer(self, call: Envelope, era: Era) -> bytes:
-        name = call.name if call.method == _CALL else None
+        name = call.name if call.method == TOOLS_CALL else None
         if name is not None and self._hides(name):
             return unknown_tool_body(name, call.id, era)
         return not_run_body(call.id, era)

@@ -17,10 +17,10 @@ from shadowcat.config.access import authenticates
 from shadowcat.errors import Refusal
 from shadowcat.mcp.batch import split_batch
 from shadowcat.mcp.envelope import Envelope, Kind
-from shadowcat.mcp.methods import OWN_NOTIFICATIONS
+from shadowcat.mcp.methods import OWN_NOTIFICATIONS, TOOLS_CALL
 from shadowcat.mcp.params import read_params
-from shadowcat.policy.asked import Asked, Caller
-from shadowcat.policy.rules import RuleSet, Verdict
+from shadowcat.policy.asked import Asked, Caller, Verdict
+from shadowcat.policy.rules import RuleSet
 from shadowcat.proxy.clients.denial import Denial
 
 if TYPE_CHECKING:
@@ -101,7 +101,13 @@ class PolicyCheck:
                 admitted.caller = caller
         # Most requests are one message about which the same was asked before.
         if len(messages) == 1 and (only := messages[0]) is not None and only.kind is _REQUEST:
-            verdict = caller.verdicts.get((only.method, only.name) if self._by_name else only.method)
+            method = only.method
+            key: object = method
+            if self._by_name:
+                # What the property finds for most requests, without calling it.
+                params = only.params
+                key = method, params.name if params is not None and method == TOOLS_CALL else only.name
+            verdict = caller.verdicts.get(key)
             if verdict is not None and verdict.allow and not self._by_address:
                 self._meters.policy_allowed += 1
                 if self._audit is not None:
@@ -163,7 +169,7 @@ class PolicyCheck:
             )
             verdict = self._rules.decide(asked, caller)
             if asked.is_usual:
-                caller.keep(key, verdict)
+                caller.verdicts.put(key, verdict)
         return verdict
 
     def _read(self, exchange: Exchange, envelope: Envelope | None, number: int) -> dict[str, Any]:

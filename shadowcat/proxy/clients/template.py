@@ -201,6 +201,15 @@ class RequestTemplate:
         """The session that was last found by this id and may be used by such requests, to be checked anew."""
 
     @property
+    def cancelled_by_disconnect(self) -> bool:
+        """Whether a client that leaves means its request to end.
+
+        In the modern era closing the stream is how to cancel; a GET stream without a reader only makes the
+        next one fail with 409. A legacy POST goes on.
+        """
+        return self.is_modern or not self.is_post
+
+    @property
     def base(self) -> str:
         """Scheme and host as the client knows them."""
         return self._forwarded.base

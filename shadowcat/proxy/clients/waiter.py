@@ -43,8 +43,8 @@ class Waiter(Timed):
 
     @property
     def cancelled_by_disconnect(self) -> bool:
-        """Whether a client that leaves means its request to end; as `Exchange.cancelled_by_disconnect`."""
-        return self.template.is_modern or not self.template.is_post
+        """Whether a client that leaves means its request to end."""
+        return self.template.cancelled_by_disconnect
 
     def on_deadline(self, now: float) -> None:
         """Control has not answered."""

@@ -12,7 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from shadowcat.http1.response import Body
-from shadowcat.mcp.issued import LISTEN, PRESENTING, REQUEST_STATE, TASK_ID, IssuedHandles
+from shadowcat.mcp.issued import PRESENTING, REQUEST_STATE, TASK_ID, IssuedHandles
+from shadowcat.mcp.methods import LISTEN
 from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.exchanges.measured_exchange import MeasuredExchange
 from shadowcat.proxy.upstreams.response_heads import ResponseTemplate

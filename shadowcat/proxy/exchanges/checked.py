@@ -19,8 +19,7 @@ from shadowcat.proxy.exchanges.exchange_state import State
 from shadowcat.proxy.exchanges.initialize import InitializeExchange
 from shadowcat.proxy.exchanges.layers import layered
 from shadowcat.proxy.exchanges.session_exchange import SessionExchange
-from shadowcat.proxy.sessions.sessions import PATIENCE, RETRY
-from shadowcat.shm.locks import LockBusyError
+from shadowcat.shm.locks import PATIENCE, RETRY, LockBusyError
 
 if TYPE_CHECKING:
     from shadowcat.proxy.checks import Check
@@ -78,7 +77,7 @@ class _Asking(Exchange):
 
     def _granted(self, session: Session | None) -> None:
         """The request may go, after all."""
-        raise NotImplementedError
+        self._proceed()
 
 
 class _Checked(_Asking):
@@ -91,9 +90,6 @@ class _Checked(_Asking):
         if self._ask(self._route.checks, (self.envelope,), None):
             self._proceed()
 
-    def _granted(self, session: Session | None) -> None:
-        self._proceed()
-
 
 class _CheckedInitialize(_Asking, InitializeExchange):
     """A request for a session."""
@@ -105,9 +101,6 @@ class _CheckedInitialize(_Asking, InitializeExchange):
         self.prepare()
         if self._ask(self._route.checks, (self.envelope,), None):
             self._proceed()
-
-    def _granted(self, session: Session | None) -> None:
-        self._proceed()
 
 
 class _CheckedInSession(_Asking, SessionExchange):

@@ -14,7 +14,6 @@ from shadowcat.errors import Refusal
 from shadowcat.http1.chunks import LAST_CHUNK
 from shadowcat.http1.response import Body
 from shadowcat.mcp.envelope import Envelope
-from shadowcat.mcp.eras import Era
 from shadowcat.policy.retry import BARRED, is_repeatable
 from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.clients.template import RequestTemplate
@@ -374,12 +373,8 @@ class Exchange(Timed):
 
     @property
     def cancelled_by_disconnect(self) -> bool:
-        """Whether a client that leaves means its request to end.
-
-        In the modern era closing the stream is how to cancel; a GET stream without a reader only makes the
-        next one fail with 409. A legacy POST goes on.
-        """
-        return self.template.era is Era.MODERN or self.template.method != b"POST"
+        """Whether a client that leaves means its request to end."""
+        return self.template.cancelled_by_disconnect
 
     def abandon_detached(self) -> None:
         """Too many exchanges without a client: this one is given up."""

@@ -16,7 +16,8 @@ from typing import ClassVar, Final, cast
 from shadowcat.errors import Refusal
 from shadowcat.http1.response import Body
 from shadowcat.mcp.list_events import MAX_EVENT, ListEvents
-from shadowcat.mcp.tool_lists import LIST, ListError, filter_message
+from shadowcat.mcp.methods import TOOLS_LIST
+from shadowcat.mcp.tool_lists import ListError, filter_message
 from shadowcat.proxy.exchanges.batch_exchange import BatchExchange
 from shadowcat.proxy.exchanges.delete_exchange import DeleteExchange
 from shadowcat.proxy.exchanges.exchange import Exchange
@@ -181,7 +182,7 @@ class _MayList(Exchange):
         """See what it asks for, and go."""
         envelope = self.envelope
         # A GET may go on with any stream, that of a list too.
-        if envelope is None or envelope.method == LIST:
+        if envelope is None or envelope.method == TOOLS_LIST:
             # Rather than ask again at each step: other requests pay for this comparison and no more.
             self.__class__ = self._listing  # type: ignore[assignment]
             self.start()

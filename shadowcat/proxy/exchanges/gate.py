@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 from shadowcat.mcp.initialize import Outcome, ResultWatch
 from shadowcat.mcp.server_requests import MAX_MESSAGE, ServerRequests
-from shadowcat.proxy.sessions.sessions import PATIENCE, RETRY
-from shadowcat.shm.locks import LockBusyError
+from shadowcat.shm.locks import PATIENCE, RETRY, LockBusyError
 
 if TYPE_CHECKING:
     from shadowcat.proxy.clients.denial import Denial

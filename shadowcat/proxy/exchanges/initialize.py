@@ -18,10 +18,10 @@ from shadowcat.http1.response import Body
 from shadowcat.mcp.initialize import Outcome, ResultWatch, read_request
 from shadowcat.policy.sessions import Event
 from shadowcat.proxy.exchanges.lock_exchange import LockExchange
-from shadowcat.proxy.sessions.sessions import NANOSECONDS, PATIENCE, RETRY, USABLE_ID, owner_of
+from shadowcat.proxy.sessions.sessions import NANOSECONDS, USABLE_ID, owner_of
 from shadowcat.proxy.upstreams.balancer import Purpose
 from shadowcat.proxy.upstreams.response_heads import ResponseTemplate
-from shadowcat.shm.locks import LockBusyError
+from shadowcat.shm.locks import PATIENCE, RETRY, LockBusyError
 from shadowcat.shm.sessions.table import Session
 
 if TYPE_CHECKING:

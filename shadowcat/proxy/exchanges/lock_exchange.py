@@ -9,7 +9,7 @@ from typing import Final
 from shadowcat.errors import Refusal
 from shadowcat.proxy.exchanges.exchange import Exchange
 from shadowcat.proxy.exchanges.exchange_state import State
-from shadowcat.proxy.sessions.sessions import PATIENCE, RETRY
+from shadowcat.shm.locks import PATIENCE, RETRY
 
 _DONE: Final = State.DONE
 

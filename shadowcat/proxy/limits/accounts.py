@@ -4,35 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final
+
+from msgspec import Struct
 
 from shadowcat.config import model
 from shadowcat.config.units import Limit
 from shadowcat.mcp.envelope import LONGEST_KEPT
+from shadowcat.policy.bounded import Bounded
 from shadowcat.policy.gcra import Rate
 from shadowcat.shm.concurrency import Concurrency, Seats
 from shadowcat.shm.limiter import Account, Limiter, Tier
 
 MOST: Final = 16_384
 """Keys that a worker knows at a time; what it has forgotten it looks up anew."""
-_KEY = TypeVar("_KEY")
-_VALUE = TypeVar("_VALUE")
 
 
-class Bounded(dict[_KEY, _VALUE], Generic[_KEY, _VALUE]):
-    """What was found out about keys that clients choose: begins anew when it is full."""
-
-    __slots__ = ()
-
-    def put(self, key: _KEY, value: _VALUE) -> _VALUE:
-        """Remember and return a value."""
-        if len(self) >= MOST:
-            self.clear()
-        self[key] = value
-        return value
-
-
-class Bill(NamedTuple):
+class Bill(Struct, frozen=True, gc=False):
     """What one request is charged to."""
 
     accounts: tuple[Account, ...]
@@ -57,8 +45,8 @@ class Rule:
         self.rate = Rate(limit) if limit.count else None
         raw = scope.encode()
         self._scope = b"%d:%b" % (len(raw), raw)
-        self._accounts: Bounded[str, Account] = Bounded()
-        self._seats: Bounded[str, Seats] = Bounded()
+        self._accounts: Bounded[str, Account] = Bounded(MOST)
+        self._seats: Bounded[str, Seats] = Bounded(MOST)
 
     def account(self, key: str = "") -> Account | None:
         """The account of a key, which is one object as long as it is known; None if there is no rate."""
@@ -127,7 +115,7 @@ class RouteRules:
             pattern: make(Tier.PER_TOOL, limit, f"{path} {pattern}")
             for pattern, limit in limits.per_tool.items()
         }
-        self._named: Bounded[str, tuple[Rule, ...]] = Bounded()
+        self._named: Bounded[str, tuple[Rule, ...]] = Bounded(MOST)
 
     def rules(self) -> list[Rule]:
         """All of them."""

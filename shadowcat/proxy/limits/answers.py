@@ -9,7 +9,6 @@ from shadowcat.policy.gcra import seconds
 from shadowcat.proxy.clients.denial import Denial
 from shadowcat.shm.limiter import TIERS, Shortage
 
-DISCOVER: Final = "server/discover"
 _SECOND: Final = 10**9
 _AGAIN: Final = 1
 """Seconds after which to try again where too many are under way: nobody knows when the next one ends."""

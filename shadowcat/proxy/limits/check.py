@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from shadowcat.mcp.envelope import Envelope, Kind
-from shadowcat.policy.waits import LISTEN
+from shadowcat.mcp.methods import DISCOVER, LISTEN, TOOLS_CALL
+from shadowcat.policy.bounded import Bounded
 from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.exchanges.seated import Seated
-from shadowcat.proxy.limits.accounts import Bill, Bounded, RouteRules, Rule
-from shadowcat.proxy.limits.answers import DISCOVER, denial_of
+from shadowcat.proxy.limits.accounts import MOST, Bill, RouteRules, Rule
+from shadowcat.proxy.limits.answers import denial_of
 from shadowcat.shm.concurrency import Seats
 from shadowcat.shm.limiter import Account, Shortage
 
@@ -38,6 +39,7 @@ class LimitCheck:
         "_charge",
         "_clock",
         "_host",
+        "_host_has_seats",
         "_limited",
         "_limits",
         "_only",
@@ -53,8 +55,10 @@ class LimitCheck:
         self._rules = rules
         self._limited = limited
         own = rules.rules()
-        everything = [*own, *(rule for rule in (host.everybody, host.per_ip) if rule is not None)]
-        self.has_seats = any(rule.limit.concurrent for rule in everything)
+        self._host_has_seats = any(
+            rule is not None and rule.limit.concurrent for rule in (host.everybody, host.per_ip)
+        )
+        self.has_seats = self._host_has_seats or any(rule.limit.concurrent for rule in own)
         """Whether there may be something to give back when a request has ended."""
         self.asks = bool(own) or self.has_seats
         """Whether there is anything to ask."""
@@ -64,7 +68,7 @@ class LimitCheck:
         self._clock = limits.clock
         self._by_user = not (rules.depend_on_nobody or rules.per_session or rules.patterns)
         """Whether who asks tells by itself what a request is charged to: half of the look-up is saved."""
-        self._bills: Bounded[object, Bill] = Bounded()
+        self._bills: Bounded[object, Bill] = Bounded(MOST)
         """By who asks, or by all that it depends on."""
 
     def judge(
@@ -127,7 +131,7 @@ class LimitCheck:
     ) -> Bill:
         rules = self._rules
         tools = _NO_RULES
-        if rules.patterns and envelope is not None and envelope.method == "tools/call":
+        if rules.patterns and envelope is not None and envelope.method == TOOLS_CALL:
             tools = rules.of_tool(envelope.name or "")
         who = None
         if (rules.per_user is not None or tools) and (envelope is None or envelope.method != DISCOVER):
@@ -143,6 +147,8 @@ class LimitCheck:
         return bill
 
     def _seats(self, exchange: Exchange, client: ClientConnection, bill: Bill) -> tuple[Seats, ...]:
+        if not self._host_has_seats:
+            return bill.seats
         host = self._host
         network = "" if host.per_ip is None else self._limits.network(client, exchange.template)
         return host.seats(network) + bill.seats

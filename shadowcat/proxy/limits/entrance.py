@@ -16,16 +16,17 @@ from shadowcat.auth.verify import Unknown
 from shadowcat.errors import Refusal
 from shadowcat.mcp.batch import split_batch
 from shadowcat.mcp.envelope import Kind, peek
+from shadowcat.mcp.methods import DISCOVER
+from shadowcat.policy.bounded import Bounded
 from shadowcat.proxy.clients.admission import Admission
 from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.clients.exchanger import Lacking
 from shadowcat.proxy.clients.waiter import Waiter
-from shadowcat.proxy.limits.accounts import Bounded
-from shadowcat.proxy.limits.answers import DISCOVER, denial_of
+from shadowcat.proxy.limits.accounts import MOST
+from shadowcat.proxy.limits.answers import denial_of
 from shadowcat.proxy.limits.limits import Limits
-from shadowcat.proxy.sessions.sessions import PATIENCE, RETRY
 from shadowcat.shm.limiter import Account, Shortage
-from shadowcat.shm.locks import LockBusyError
+from shadowcat.shm.locks import PATIENCE, RETRY, LockBusyError
 
 if TYPE_CHECKING:
     from shadowcat.proxy.clients.downstream import ClientConnection
@@ -70,9 +71,8 @@ class LockWaiter:
 
     @property
     def cancelled_by_disconnect(self) -> bool:
-        """Whether a client that leaves means its request to end; as `Exchange.cancelled_by_disconnect`."""
-        _, template, _ = self._request
-        return template.is_modern or not template.is_post
+        """Whether a client that leaves means its request to end."""
+        return self._request[1].cancelled_by_disconnect
 
     def cancel(self) -> None:
         """The client has left."""
@@ -116,8 +116,8 @@ class Entrance:
         """Whether the host has limits that are charged here."""
         self._charge = limits.limiter.charge
         self._clock = limits.clock
-        self._known: Bounded[str, tuple[Account, ...]] = Bounded()
-        self._direct: Bounded[bytes, tuple[Account, ...]] = Bounded()
+        self._known: Bounded[str, tuple[Account, ...]] = Bounded(MOST)
+        self._direct: Bounded[bytes, tuple[Account, ...]] = Bounded(MOST)
         """The same by the address of a client that speaks for itself."""
         self._paid: dict[ClientConnection, _Paid] = {}
         """Whose present message was charged, in part or as a whole, and has not begun yet."""

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from shadowcat.config.model import Config
 from shadowcat.mcp.envelope import LONGEST_KEPT
+from shadowcat.policy.bounded import Bounded
 from shadowcat.policy.forwarded import network_of
-from shadowcat.proxy.limits.accounts import Bounded, HostRules, RouteRules, Rule
+from shadowcat.proxy.limits.accounts import MOST, HostRules, RouteRules, Rule
 from shadowcat.proxy.limits.check import LimitCheck
 from shadowcat.shm.concurrency import Seats
 from shadowcat.shm.limiter import Account, Shortage
@@ -48,7 +49,7 @@ class Limits:
         self.clock = clock
         self._held: dict[Exchange, Sequence[tuple[int, int]]] = {}
         """What each exchange has to give back."""
-        self._networks: Bounded[tuple[bytes, bytes], str] = Bounded()
+        self._networks: Bounded[tuple[bytes, bytes], str] = Bounded(MOST)
 
     def take_up(self, config: Config, routes: Sequence[Route]) -> bool:
         """Go by these from now on. What was admitted before counts, since the keys stay the same.
@@ -92,7 +93,7 @@ class Limits:
                     shortage = Shortage(seat.tier, seat.limit, None, 0, count > seat.limit.concurrent)
                     break
                 taken.append((place, count))
-            if shortage is None:
+            if shortage is None and charges:
                 shortage = self.limiter.charge_many(charges, self.clock())
         except LockBusyError:
             self._give_back(taken)

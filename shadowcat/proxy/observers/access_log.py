@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from shadowcat.config import model
 from shadowcat.mcp.envelope import Envelope
+from shadowcat.policy.bounded import Bounded
 from shadowcat.proxy.clients.template import RequestTemplate
 from shadowcat.proxy.observers.log_file import LogFile
 from shadowcat.proxy.observers.log_format import Form, Head, JsonForm, Line, TextForm
@@ -17,6 +18,7 @@ CLIENT_LEFT: Final = 499
 """What stands for the status where the client left before there was one, as nginx has it."""
 _LONGEST_PATH: Final = 1024
 _MOST_SUBJECTS: Final = 1024
+"""Clients choose the names."""
 _TRACEPARENT: Final = b"traceparent"
 
 
@@ -70,7 +72,7 @@ class AccessLog:
         self._millisecond = -1
         self._moment = b""
         self._unread = _Note(*self._form.head(Head()), has_trace=False)
-        self._subjects: dict[tuple[str | None, str | None], bytes] = {}
+        self._subjects: Bounded[tuple[str | None, str | None], bytes] = Bounded(_MOST_SUBJECTS)
         self._upstreams: dict[str | None, bytes] = {}
         self.tick()
 
@@ -152,8 +154,5 @@ class AccessLog:
             rpc, name = bounded(envelope.method), tool_or_prompt(envelope)
         found = self._subjects.get((rpc, name))
         if found is None:
-            found = self._form.subject(rpc, name)
-            if len(self._subjects) >= _MOST_SUBJECTS:  # Clients choose the names.
-                self._subjects.clear()
-            self._subjects[rpc, name] = found
+            found = self._subjects.put((rpc, name), self._form.subject(rpc, name))
         return found

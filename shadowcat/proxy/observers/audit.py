@@ -12,6 +12,8 @@ import orjson
 from shadowcat.config.model import AuditEvent
 from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import Envelope
+from shadowcat.mcp.methods import TOOLS_CALL
+from shadowcat.policy.bounded import Bounded
 from shadowcat.proxy.clients.denial import Denial
 from shadowcat.proxy.clients.template import RequestTemplate
 from shadowcat.proxy.exchanges.batch_exchange import BatchExchange
@@ -35,6 +37,9 @@ _REQUEST_ID: Final = b"x-request-id"
 _TRACEPARENT: Final = b"traceparent"
 _LONGEST_ID: Final = 64
 """Characters of a JSON-RPC id that are recorded."""
+_NULL: Final = b"null"
+_CALL: Final = b'"%b"' % TOOLS_CALL.encode()
+_UNANSWERED: Final = b'"status":null,"seconds":null'
 _MOST_HANDLES: Final = 4096
 _MOST_TEXTS: Final = 4096
 _TOO_MANY: Final = 429
@@ -50,13 +55,12 @@ _EVENTS: Final[Mapping[Refusal, AuditEvent]] = {
 """The event that a refusal is, where its status does not say it."""
 
 
-_CALL: Final = "tools/call"
-_CALLED: Final = (
-    b'%b"event":"tool_call","outcome":"%b","reason":null,"request_id":%b,"trace_id":%b,"rpc_id":%b,'
-    b'"session":%b,"principal":%b,"client":%b,"http":"POST","method":"tools/call","tool":%b,"status":%b,'
-    b'"seconds":%.6f,"route":%b,"upstream":%b,"worker":%d,"data":null}\n'
+_LINE: Final = (
+    b'%b"event":"%b","outcome":"%b","reason":%b,"request_id":%b,"trace_id":%b,"rpc_id":%b,'
+    b'"session":%b,"principal":%b,"client":%b,"http":%b,"method":%b,"tool":%b,%b,"route":%b,'
+    b'"upstream":%b,"worker":%d,"data":null}\n'
 )
-"""A line of `Trail.record`, as of a call that nobody has refused."""
+"""A line of `Trail.record`, as of a message about which there is nothing special to say."""
 
 
 class _Head(NamedTuple):
@@ -64,8 +68,9 @@ class _Head(NamedTuple):
 
     http: str
     route: str | None
+    http_text: bytes
+    """In JSON, as the next."""
     route_text: bytes
-    """In JSON."""
     has_request_id: bool
     has_trace: bool
 
@@ -85,7 +90,7 @@ def _event_of(refusal: Refusal, *, has_begun: bool) -> AuditEvent | None:
 class Audit:
     """Records what happens in one worker; an Observer, which is told of other things, too."""
 
-    __slots__ = ("_handles", "_plane", "_takes_calls", "_texts", "_trail", "room")
+    __slots__ = ("_handles", "_plane", "_takes_calls", "_takes_decisions", "_texts", "_trail", "room")
 
     def __init__(self, plane: DataPlane, trail: Trail, *, refuses: bool) -> None:
         """Record in `trail`; `refuses` where requests that cannot be recorded are not carried out."""
@@ -93,9 +98,10 @@ class Audit:
         self._trail = trail
         self.room = AuditRoom(trail) if refuses else None
         """What is asked first of each request, where those that cannot be recorded are not carried out."""
-        self._handles: dict[bytes, str] = {}
-        self._texts: dict[str | None, bytes] = {}
+        self._handles: Bounded[bytes, str] = Bounded(_MOST_HANDLES)
+        self._texts: Bounded[str | None, bytes] = Bounded(_MOST_TEXTS)
         self._takes_calls = trail.takes("tool_call")
+        self._takes_decisions = trail.takes("policy")
 
     # Requests.
 
@@ -104,10 +110,10 @@ class Audit:
         exchange, denial, envelope = observation.exchange, observation.denial, observation.envelope
         calls: Iterable[Envelope] = ()
         if envelope is not None:
-            if envelope.method == _CALL:
+            if envelope.method == TOOLS_CALL:
                 calls = (envelope,)
             elif isinstance(exchange, BatchExchange):
-                calls = [message for message in exchange.messages if message.method == _CALL]
+                calls = [message for message in exchange.messages if message.method == TOOLS_CALL]
         if denial is not None:
             self._refused(observation, denial, calls)
         else:
@@ -117,44 +123,74 @@ class Audit:
             self.room.settle(exchange)
 
     def _called(self, observation: Observation, call: Envelope) -> None:
-        """Record how a call went. As `_request` would: written piece by piece, it costs a third."""
+        """Record how a call went."""
         status, exchange, template = observation.status, observation.exchange, observation.template
         if not self._takes_calls or template is None:
             return
-        head = template.audit_note
-        if not isinstance(head, _Head):
-            head = _head_of(template)
-        request_id = trace_id = b"null"
-        if head.has_request_id or head.has_trace:
-            members = _head_members(template, observation.values)
-            request_id = orjson.dumps(members.get("request_id"))
-            trace_id = orjson.dumps(members.get("trace_id"))
         if not observation.complete or not status:
             outcome = b"incomplete"
         else:
             outcome = b"failed" if status >= 400 else b"ok"
+        values, client, upstream = observation.values, observation.client, observation.upstream
         session = getattr(exchange, "session", None)
+        went = b'"status":%b,"seconds":%.6f' % (b"%d" % status if status else _NULL, observation.seconds)
+        if not self._write(
+            b"tool_call", outcome, None, template, values, call, session, client, went, upstream
+        ):
+            self._request(observation, call, "tool_call", outcome.decode())
+
+    def _write(
+        self,
+        event: bytes,
+        outcome: bytes,
+        reason: str | None,
+        template: RequestTemplate,
+        values: tuple[bytes, ...],
+        message: Envelope,
+        session: Session | None,
+        client: str,
+        went: bytes,
+        upstream: str | None,
+    ) -> bool:
+        """Record what happens with most messages, as `Trail.record` would; written piece by piece, it costs a
+        third. False if the line is too long for that.
+        """
+        head = template.audit_note
+        if not isinstance(head, _Head):
+            head = _head_of(template)
+        request_id = trace_id = _NULL
+        if head.has_request_id or head.has_trace:
+            members = _head_members(template, values)
+            request_id = orjson.dumps(members.get("request_id"))
+            trace_id = orjson.dumps(members.get("trace_id"))
         text = self._text
-        line = _CALLED % (
+        if message.method == TOOLS_CALL:  # Most are.
+            method, tool = _CALL, message.name
+        else:
+            method, tool = text(message.method), tool_or_prompt(message)
+        line = _LINE % (
             self._trail.stamp(),
+            event,
             outcome,
+            _NULL if reason is None else text(reason),
             request_id,
             trace_id,
-            _id_text(call.id),
-            b"null" if session is None else text(self._handle(session.slot, session.id)),
+            _id_text(message.id),
+            _NULL if session is None else text(self._handle(session.slot, session.id)),
             text(template.principal),
-            text(observation.client),
-            text(call.name),
-            b"%d" % status if status else b"null",
-            observation.seconds,
+            text(client),
+            head.http_text,
+            method,
+            text(tool),
+            went,
             head.route_text,
-            text(observation.upstream),
+            _NULL if upstream is None else text(upstream),
             self._trail.worker,
         )
-        if len(line) <= LONGEST_LINE:
-            self._trail.put(line)
-        else:
-            self._request(observation, call, "tool_call", outcome.decode())
+        if len(line) > LONGEST_LINE:
+            return False
+        self._trail.put(line)
+        return True
 
     def _refused(self, observation: Observation, denial: Denial, calls: Iterable[Envelope]) -> None:
         refusal = denial.refusal
@@ -227,7 +263,20 @@ class Audit:
             session: Its session.
             data: What else there is to say: nothing of what the message has as arguments.
         """
+        if not self._takes_decisions:
+            return
         template = exchange.template
+        name, principal, word = client.name(template), template.principal, outcome.encode()
+        if (
+            data is None
+            and message is not None
+            and message.method is not None
+            and bounded(principal) is principal
+            and self._write(
+                b"policy", word, reason, template, exchange.values, message, session, name, _UNANSWERED, None
+            )
+        ):
+            return
         self._trail.record(
             "policy",
             outcome,
@@ -235,8 +284,8 @@ class Audit:
             **_head_members(template, exchange.values),
             **_message_members(message),
             session=None if session is None else self._handle(session.slot, session.id),
-            principal=template.principal,
-            client=bounded(client.name(template)),
+            principal=principal,
+            client=bounded(name),
             data=data,
         )
 
@@ -326,9 +375,7 @@ class Audit:
             whole = None if text is None else bounded(text).encode("utf-8", "replace").decode()
             found = orjson.dumps(whole)
             if text == whole:  # Clients choose some of them, and make them as long as they like.
-                if len(self._texts) >= _MOST_TEXTS:
-                    self._texts.clear()
-                self._texts[text] = found
+                self._texts.put(text, found)
         return found
 
     def _home(self, record: SessionRecord) -> str | None:
@@ -342,9 +389,7 @@ class Audit:
     def _handle(self, slot: int, session_id: bytes) -> str:
         found = self._handles.get(session_id)
         if found is None:
-            if len(self._handles) >= _MOST_HANDLES:
-                self._handles.clear()
-            found = self._handles[session_id] = ids.handle(slot, session_id)
+            found = self._handles.put(session_id, ids.handle(slot, session_id))
         return found
 
 
@@ -367,9 +412,11 @@ def _head_members(template: RequestTemplate | None, values: tuple[bytes, ...]) -
 
 def _head_of(template: RequestTemplate) -> _Head:
     name = template.route.name if template.route is not None else None
+    method = template.method.decode("latin-1")
     head = template.audit_note = _Head(
-        template.method.decode("latin-1"),
+        method,
         name,
+        orjson.dumps(method),
         orjson.dumps(name),
         template.carries(_REQUEST_ID),
         template.carries(_TRACEPARENT),
@@ -380,7 +427,7 @@ def _head_of(template: RequestTemplate) -> _Head:
 def _id_text(rpc_id: bytes | None) -> bytes:
     """A JSON-RPC id, as it is spelt, in a JSON string."""
     if rpc_id is None:
-        return b"null"
+        return _NULL
     if rpc_id.isdigit() and len(rpc_id) <= _LONGEST_ID:
         return b'"%b"' % rpc_id
     return orjson.dumps(rpc_id[:_LONGEST_ID].decode("utf-8", "replace"))

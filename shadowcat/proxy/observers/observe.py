@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct
 
 from shadowcat.errors import Refusal
 from shadowcat.mcp.envelope import NAME_KEYS, Envelope
@@ -25,8 +27,11 @@ class Span(Protocol):
     """32 hexadecimal digits."""
 
 
-class Observation(NamedTuple):
-    """One answered request. Made only if somebody observes."""
+class Observation(Struct, frozen=True, gc=False):
+    """One answered request. Made only if somebody observes.
+
+    No NamedTuple, which takes three times as long to make and to read.
+    """
 
     client: str
     """The address of the client, seen through trusted proxies."""

@@ -17,7 +17,7 @@ from shadowcat.config.model import Config
 from shadowcat.errors import Refusal
 from shadowcat.mcp.batch import kind_of, read_batch
 from shadowcat.mcp.envelope import Envelope, Kind
-from shadowcat.mcp.issued import LISTEN
+from shadowcat.mcp.methods import LISTEN
 from shadowcat.policy.line import Line, Rank
 from shadowcat.proxy.sessions.sessions import NANOSECONDS
 

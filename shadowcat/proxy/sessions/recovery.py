@@ -24,9 +24,9 @@ from shadowcat.proxy.exchanges.exchange_state import State as ExchangeState
 from shadowcat.proxy.meters import RouteMeters
 from shadowcat.proxy.sessions.redial import Redial
 from shadowcat.proxy.sessions.replay import Opening, Replay, fields_of_session
-from shadowcat.proxy.sessions.sessions import NANOSECONDS, RETRY
+from shadowcat.proxy.sessions.sessions import NANOSECONDS
 from shadowcat.proxy.wheel import Timed
-from shadowcat.shm.locks import LockBusyError
+from shadowcat.shm.locks import RETRY, LockBusyError
 from shadowcat.shm.mailboxes import Mail
 from shadowcat.shm.sessions import ids
 from shadowcat.shm.sessions.record import RecordTooLargeError, SessionRecord

@@ -20,7 +20,7 @@ from shadowcat.mcp.initialize import Opening, Result
 from shadowcat.policy.sessions import Action, Event, State, judge_version, step
 from shadowcat.proxy.upstreams.errand import Answer, Errand
 from shadowcat.shm.board import Board
-from shadowcat.shm.locks import LockBusyError
+from shadowcat.shm.locks import PATIENCE, RETRY, LockBusyError
 from shadowcat.shm.sessions.record import SessionRecord, SessionState
 from shadowcat.shm.sessions.table import Session, SessionTable
 
@@ -36,10 +36,6 @@ _LIFE: Final = {SessionState.OPENING: State.OPENING, SessionState.OPEN: State.OP
 USABLE_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 """What an upstream may call a session: visible ASCII (MCP 2025-11-25, transports, "Session Management"), and
 not so long that it does not fit a record."""
-RETRY: Final = 0.001
-"""Seconds until a lock that is held is tried again."""
-PATIENCE: Final = 0.05
-"""Seconds for which a client waits for a lock: its holder has been stopped, or has died."""
 _PERSISTENCE: Final = 15.0
 """Seconds for which `persist` goes on: a lock's holder that does not move is killed after ten."""
 _MOST_GOODBYES: Final = 64

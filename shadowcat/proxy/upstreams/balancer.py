@@ -16,6 +16,7 @@ from shadowcat.config.seats import Phase, Seat
 from shadowcat.config.urls import upstream_name
 from shadowcat.mcp.envelope import Envelope
 from shadowcat.mcp.eras import Era
+from shadowcat.mcp.methods import DISCOVER
 from shadowcat.policy import outlier
 from shadowcat.policy.balance import SOURCES, Measures, Source
 from shadowcat.policy.group import NEVER, Group, Member
@@ -398,7 +399,7 @@ class Balancer:
         """Begin to choose."""
         if self._host.clock() >= self._expires:
             self.look()
-        if purpose is _MODERN and envelope is not None and envelope.method == "server/discover":
+        if purpose is _MODERN and envelope is not None and envelope.method == DISCOVER:
             purpose = _DISCOVER
         return Choice(self._desks[purpose], number, self._host.clock)
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from shadowcat.config.model import Policy, Rule
-from shadowcat.policy.asked import MOST_VERDICTS, Asked
-from shadowcat.policy.rules import Finding, RuleSet, Verdict
+from shadowcat.policy.asked import MOST_VERDICTS, Asked, Verdict
+from shadowcat.policy.rules import Finding, RuleSet
 
 DENIED = Verdict(False, "default")
 
@@ -327,6 +327,6 @@ def test_who_asks_and_for_what_is_told_apart() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     caller = RuleSet("/mcp", Policy(rules=[allow()]), ()).caller("a", frozenset(), {})
     for number in range(3 * MOST_VERDICTS):
-        caller.keep(number, DENIED)
+        caller.verdicts.put(number, DENIED)
         assert number in caller.verdicts
         assert len(caller.verdicts) <= MOST_VERDICTS

@@ -70,8 +70,8 @@ def test_what_a_dead_process_had_is_free_and_the_rest_is_not(host: Host) -> None
 
 def test_an_entry_changes_its_owner_only_when_nothing_is_under_way(host: Host) -> None:
     worker = host.workers[2]
-    bucket = of(worker).bucket
-    same = [each for number in range(10**4) if (each := of(worker, b"%d" % number)).bucket == bucket]
+    base = of(worker).base
+    same = [each for number in range(10**4) if (each := of(worker, b"%d" % number)).base == base]
     places = [worker.take(each, 1) for each in same[:WAYS]]
     assert len(set(places)) == WAYS
     with pytest.raises(LockBusyError):
@@ -80,6 +80,8 @@ def test_an_entry_changes_its_owner_only_when_nothing_is_under_way(host: Host) -
     worker.give_back(places[4], 1)
     assert worker.take(same[WAYS], 1) == places[4]
     assert worker.under_way(same[4]) == 0
+    with pytest.raises(LockBusyError):  # Where it had been is another's place now.
+        worker.take(same[4], 1)
 
 
 def test_never_more_however_many_take_and_give_back_at_once(host: Host) -> None:
