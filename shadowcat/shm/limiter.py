@@ -184,7 +184,7 @@ class Limiter:
         for account in accounts:
             cursor = account.cursor
             if (cursor if cursor > now else now) + account.interval > account.end:
-                return self.charge_many([(account, 1) for account in accounts], now)
+                return self._charge_each(accounts, now)
         for account in accounts:
             cursor = account.cursor
             account.cursor = (cursor if cursor > now else now) + account.interval
@@ -237,6 +237,57 @@ class Limiter:
         finally:
             locks.release(line, account.giving)
         return None
+
+    def _charge_each(self, accounts: Sequence[Account], now: int) -> Shortage | None:
+        """The same as `charge_many` of one request to each of several accounts, in half of the time."""
+        words = self._words
+        leased = []
+        shared = []
+        lines = set()
+        for account in accounts:
+            cursor = account.cursor
+            if (cursor if cursor > now else now) + account.interval <= account.end:
+                leased.append(account)
+                continue
+            at = account.at
+            booked = words[at + WAYS] if words[at] == account.digest else self.booked(account)
+            if (booked if booked > now else now) + account.interval > now + account.span:
+                break
+            shared.append(account)
+            lines.add(account.line)
+        # What is refused, and what shares a bucket, takes the long way.
+        if len(lines) + len(leased) < len(accounts) or not self._charge_locked(shared, now):
+            return self.charge_many([(account, 1) for account in accounts], now)
+        for account in leased:
+            cursor = account.cursor
+            account.cursor = (cursor if cursor > now else now) + account.interval
+        return None
+
+    def _charge_locked(self, accounts: Sequence[Account], now: int) -> bool:
+        """Charge one request to each of these, which are in buckets of their own. Whether they have admitted
+        it; if not, nothing was charged.
+        """
+        words = self._words
+        locks = self._locks
+        held = []
+        spent = []
+        try:
+            for account in accounts:
+                locks.acquire(account.line, account.taking)
+                held.append(account)
+                if words[account.at] != account.digest:
+                    self._claim(account, ())
+                booked = words[account.at + WAYS]
+                after = (booked if booked > now else now) + account.interval
+                if after > now + account.span:
+                    return False
+                spent.append(after)
+            for account, after in zip(accounts, spent, strict=True):
+                words[account.at + WAYS] = _lease(account, after, now) if account.leases else after
+        finally:
+            for account in held:
+                locks.release(account.line, account.giving)
+        return True
 
     def _charge_shared(self, charges: Sequence[tuple[Account, int]], now: int) -> Shortage | None:
         words = self._words

@@ -24,7 +24,6 @@ RETRY: Final = 0.001
 """Seconds until a lock that is held is tried again."""
 PATIENCE: Final = 0.05
 """Seconds for which anybody waits for a lock: its holder has been stopped, or has died."""
-_TRIES: Final = range(TRIES)
 
 _pack: Final = struct.Struct("hhqqi4x").pack
 """struct flock of 64-bit Linux: type, whence, start, length, pid (0, as fcntl(2) demands)."""
@@ -34,6 +33,8 @@ _SETLK: Final = fcntl.F_OFD_SETLK
 _WRLCK: Final = fcntl.F_WRLCK
 _UNLCK: Final = fcntl.F_UNLCK
 _SET: Final = os.SEEK_SET
+_HELD: Final = (BlockingIOError, PermissionError)
+"""EAGAIN or EACCES: somebody has it (fcntl(2))."""
 
 
 class LockBusyError(ShadowcatError):
@@ -74,11 +75,17 @@ class Locks:
             LockBusyError: Somebody else holds it; nothing has changed.
         """
         request = taking or _pack(_WRLCK, _SET, line, 1, 0)
-        for _ in _TRIES:
+        try:
+            _fcntl(self._fd, _SETLK, request)
+        except _HELD:
+            self._acquire_again(line, request)
+
+    def _acquire_again(self, line: int, request: bytes) -> None:
+        for _ in range(TRIES - 1):
             try:
                 _fcntl(self._fd, _SETLK, request)
                 return
-            except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: held (fcntl(2))
+            except _HELD:
                 continue
         raise LockBusyError(f"the lock at byte {line} is held by another process")
 

@@ -139,6 +139,31 @@ def test_all_admit_or_none_is_charged(host: Host) -> None:
     assert hot.cursor == cursor
 
 
+def test_a_lease_is_spent_beside_a_limit_without_one(host: Host) -> None:
+    worker = host.worker()
+    hot, wide = of(worker, "1000/s burst 640"), of(worker, "100/s burst 10000", tier=Tier.ROUTE)
+    assert (hot.leases, wide.leases) == (True, False)
+    assert sum(passes(worker, wide, hot) for _ in range(1000)) == 640
+
+
+def test_what_another_takes_before_the_lock_is_had_is_seen(host: Host) -> None:
+    others = host.worker()
+    meanwhile = [of(others, "1/h")]
+
+    class Late(Locks):
+        def acquire(self, line: int, taking: bytes = b"") -> None:
+            while meanwhile:
+                assert passes(others, meanwhile.pop())
+            super().acquire(line, taking)
+
+    locks = Late(host.region)
+    worker = Limiter(host.region, host.tables, bytes(SECRET), locks)
+    wide, narrow = of(worker, "5/h", tier=Tier.ROUTE), of(worker, "1/h")
+    assert not passes(worker, wide, narrow)
+    assert worker.booked(wide) == 0
+    locks.close()
+
+
 def test_the_limit_to_wait_longest_for_is_told(host: Host) -> None:
     worker = host.worker()
     short, long = of(worker, "1/s", tier=Tier.ROUTE), of(worker, "1/h")
