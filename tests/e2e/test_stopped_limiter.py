@@ -83,7 +83,7 @@ def test_the_others_answer_and_nothing_more_is_admitted(tmp_path: Path) -> None:
                 # The watchdog ends it, and its lock with it.
                 assert stopped.result()[0] == 0
                 eventually(
-                    lambda: len(set(cat.children().values()) & before) == len(before) - 1, what="its end"
+                    lambda: len(set(cat.children().values()) & before) == len(before) - 1, 60, "its end"
                 )
                 fresh = [Client(cat) for _ in range(3 * LIMIT)]
                 statuses = sorted(status for status, _ in all_ask("/mcp", fresh))
