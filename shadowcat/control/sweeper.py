@@ -28,6 +28,10 @@ PERIOD: Final = 10_000_000_000
 """ns that a sweep of the whole table takes, whatever its size."""
 _OVERLAP: Final = PERIOD // 10
 """ns by which a new process begins before its place: it took some time to be replaced."""
+_STALL: Final = 500_000_000
+"""ns between two slices from which on this process, and with it maybe the host, stood still."""
+_RECOVERY: Final = 1_000_000_000
+"""ns after a stall in which workers may show that they are alive, before sessions are ended without them."""
 _LIMIT: Final = 4_000_000
 """ns after which a slice stops, done or not: the loop has requests to answer and a heart to beat."""
 _CHUNK: Final = 256
@@ -41,7 +45,7 @@ class Sweeper:
 
     __slots__ = (
         "_clock", "_closer", "_credit", "_deadline", "_failures", "_left", "_noted", "_ordered", "_orders",
-        "_position", "_recount", "_seen_ns", "_table", "_timer", "_workers",
+        "_position", "_recount", "_seen_ns", "_stalled_ns", "_table", "_timer", "_workers",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +72,7 @@ class Sweeper:
         """The next slot; and how many are due, times PERIOD: small tables have less than one in a slice."""
         self._left = table.capacity
         self._seen_ns = now - _OVERLAP
+        self._stalled_ns = now - _RECOVERY
         self._failures = 0
         self._ordered: dict[int, int] = {}
         """Slot -> version word of what the sweep before this one has ordered to end."""
@@ -97,9 +102,13 @@ class Sweeper:
         # table: a worker that was given an order keeps nearly a whole PERIOD to carry it out.
         most = max(2 * PERIOD, _OVERLAP * capacity)
         self._credit = min(self._credit + (now - self._seen_ns) * capacity, most)
+        if self._workers and now - self._seen_ns > _STALL:
+            self._stalled_ns = now
         self._seen_ns = now
         self._deadline = now + _LIMIT
         self._workers = self._closer.workers(now)
+        if not self._workers and now - self._stalled_ns < _RECOVERY:
+            return  # Those that were there have not beaten since; without them no upstream is told.
         self._orders = _ORDERS * len(self._workers)
         while self._credit >= PERIOD and self._clock() < self._deadline:
             count = min(_CHUNK, self._credit // PERIOD, self._left, capacity - self._position)

@@ -29,7 +29,7 @@ def pages() -> set[str]:
 def call(cat: Shadowcat, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
     """One call of the admin API: status and document."""
     host, _, port = cat.ready["admin"].rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
     try:
         data = None if body is None else json.dumps(body)
         kind = {} if data is None else {"Content-Type": "application/json"}

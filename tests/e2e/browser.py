@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
 def fetch(address: tuple[str, int], method: str, target: str, body: bytes | None, **fields: str) -> Answer:
     """One request on a connection of its own; `_` in names of fields stands for `-`."""
-    connection = http.client.HTTPConnection(*address, timeout=15)
+    connection = http.client.HTTPConnection(*address, timeout=30)
     try:
         headers = {name.replace("_", "-"): value for name, value in fields.items()}
         connection.request(method, target, body, headers)

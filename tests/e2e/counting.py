@@ -26,6 +26,8 @@ class CountingUpstream:
         self.most_requests = 0
         """Being answered at a time."""
         self.requests = 0
+        self.busy = 0.0
+        """Seconds that answers took, all requests together."""
         self.fields: list[bytes] = []
         """The head of each request."""
         self._open: set[socket.socket] = set()
@@ -101,6 +103,7 @@ class CountingUpstream:
         self.fields.append(head)
         self._running += 1
         self.most_requests = max(self.most_requests, self._running)
+        began = self._loop.time()
         try:
             if self._held:
                 await self._go.wait()
@@ -108,6 +111,7 @@ class CountingUpstream:
                 await asyncio.sleep(self.delay)
         finally:
             self._running -= 1
+            self.busy += self._loop.time() - began
         writer.write(
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
             % (len(body), body)

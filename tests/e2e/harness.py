@@ -23,8 +23,12 @@ import psutil
 Result = TypeVar("Result")
 
 COMMAND = Path(sys.executable).with_name("shadowcat-supervisor")
-START_TIMEOUT = 20.0
-STOP_TIMEOUT = 20.0
+START_TIMEOUT = 60.0
+STOP_TIMEOUT = 60.0
+PATIENCE = 30.0
+"""Seconds that are waited for what has no bound of its own: a busy machine needs some of them."""
+SLACK = 6.0
+"""Seconds that a machine which is busy, or stands still for a while, may add to what has a bound."""
 
 # What the command does, with shorter waits. {prelude} lets a test break a part on purpose.
 _WITH_TIMING = """
@@ -39,7 +43,7 @@ sys.exit(supervise(config, timing=Timing(**json.loads(sys.argv[2]))))
 """
 
 
-def eventually(condition: Callable[[], Result], timeout: float = 10.0, what: str = "condition") -> Result:
+def eventually(condition: Callable[[], Result], timeout: float = PATIENCE, what: str = "condition") -> Result:
     """Poll until `condition` returns something true, and return that."""
     deadline = time.monotonic() + timeout
     while True:
@@ -219,7 +223,7 @@ class Shadowcat:
         return json.loads(body)
 
 
-def get(address: tuple[str, int], path: str, timeout: float = 10.0, **headers: str) -> tuple[int, bytes]:
+def get(address: tuple[str, int], path: str, timeout: float = PATIENCE, **headers: str) -> tuple[int, bytes]:
     """One GET over a fresh connection: status and body."""
     connection = http.client.HTTPConnection(*address, timeout=timeout)
     try:
@@ -231,7 +235,7 @@ def get(address: tuple[str, int], path: str, timeout: float = 10.0, **headers: s
 
 
 def post(
-    address: tuple[str, int], path: str, body: bytes, timeout: float = 10.0, **headers: str
+    address: tuple[str, int], path: str, body: bytes, timeout: float = PATIENCE, **headers: str
 ) -> tuple[int, bytes]:
     """One POST over a fresh connection: status and body."""
     connection = http.client.HTTPConnection(*address, timeout=timeout)

@@ -7,12 +7,12 @@ import threading
 import time
 from collections import Counter
 
-from tests.e2e.harness import Shadowcat, post
+from tests.e2e.harness import PATIENCE, Shadowcat, post
 
 BODY = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
 
 
-def call(cat: Shadowcat, timeout: float = 10.0) -> bool:
+def call(cat: Shadowcat, timeout: float = PATIENCE) -> bool:
     """One call over a fresh connection."""
     return post(cat.address, "/mcp", BODY, timeout) == (200, BODY)
 
@@ -48,7 +48,7 @@ class Load:
 
     def _once(self) -> str:
         try:
-            connection = socket.create_connection(self._address, timeout=5)
+            connection = socket.create_connection(self._address, timeout=PATIENCE)
         except ConnectionRefusedError:
             return "refused"
         except TimeoutError:

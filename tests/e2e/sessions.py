@@ -34,7 +34,7 @@ _IDS = itertools.count(1)
 
 def exchange(address: Address, data: bytes, method: str = "POST") -> Response:
     """One request over a fresh connection."""
-    with RawClient(address[1], timeout=20) as client:
+    with RawClient(address[1], timeout=30) as client:
         client.send(data)
         return client.read_response(method)
 
@@ -133,7 +133,7 @@ class Stream:
     """An event stream, or a refusal in its place, read as it comes. Use as a context manager."""
 
     def __init__(self, address: Address, data: bytes, method: str = "GET") -> None:
-        self._client = RawClient(address[1], timeout=20)
+        self._client = RawClient(address[1], timeout=30)
         self._buffer = b""
         self.port: int = self._client.sock.getsockname()[1]
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import EchoUpstream, Shadowcat, eventually, post
+from tests.e2e.harness import PATIENCE, EchoUpstream, Shadowcat, eventually, post
 from tests.e2e.load import Load
 
 CALL = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo"}}'
@@ -101,7 +101,7 @@ def test_standard_output(upstream):
             assert post(cat.address, "/mcp", CALL)[0] == 200
         stdout = cat._popen.stdout
         received = b""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
             while received.count(b"\n") < 10:
@@ -116,7 +116,7 @@ def test_a_reader_of_standard_output_that_stopped_reading_delays_nobody(upstream
         began = time.monotonic()
         for _ in range(400):  # 64 KiB fit into the pipe, 256 KiB are held back
             assert post(cat.address, path, b"{")[0] == 400
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
         metric = b"shadowcat_access_log_dropped_total "
         eventually(
             lambda: any(

@@ -32,7 +32,7 @@ def ask(
     cat: Shadowcat, method: str, path: str, headers: Mapping[str, str]
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
     host, _, port = cat.ready["admin"].rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
     try:
         connection.request(method, path, headers=headers)
         answer = connection.getresponse()

@@ -194,7 +194,7 @@ def test_everything_that_happens(echo: EchoUpstream, tmp_path: Path) -> None:
 
 def end_session(cat: Shadowcat, handle: str) -> None:
     host, _, port = cat.ready["admin"].rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
     try:
         connection.request("DELETE", "/api/sessions/" + handle, headers=cat.admin_headers)
         assert connection.getresponse().status == 204
@@ -223,6 +223,13 @@ def test_no_call_is_missing_though_control_is_killed_again_and_again(
     assert {each["worker"] for each in found} == {0, 1}
 
 
+def recorded(cat: Shadowcat) -> None:
+    """Wait until the one worker has recorded what it has answered: it does so after an answer has left and
+    before it reads another request.
+    """
+    assert post(cat.address, "/mcp", b'{"jsonrpc":"2.0","id":1,"method":"ping"}')[0] == 200
+
+
 def test_what_a_killed_worker_has_recorded_is_written(echo: EchoUpstream, tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     with Shadowcat(with_audit(echo.config | {"workers": 1}, path)) as cat:
@@ -231,6 +238,7 @@ def test_what_a_killed_worker_has_recorded_is_written(echo: EchoUpstream, tmp_pa
         try:
             for number in range(20):
                 assert post(cat.address, "/mcp", tool_call(number))[0] == 200
+            recorded(cat)
             worker.kill()
             eventually(lambda: cat.children().get("worker 0", worker).pid != worker.pid)
             assert events(path) == []
@@ -274,10 +282,11 @@ def test_what_is_recorded_is_written_though_everything_is_stopped_at_once(
     echo: EchoUpstream, tmp_path: Path
 ) -> None:
     path = tmp_path / "audit.jsonl"
-    with Shadowcat(with_audit(echo.config, path)) as cat:
+    with Shadowcat(with_audit(echo.config | {"workers": 1}, path)) as cat:
         cat.children()["control"].suspend()
         for number in range(10):
             assert post(cat.address, "/mcp", tool_call(number))[0] == 200
+        recorded(cat)
         cat.signal(signal.SIGQUIT)
         cat.wait()
     assert {int(each["rpc_id"]) for each in events(path)} == set(range(10))

@@ -19,7 +19,7 @@ from shadowcat.testing.mock_mcp.faults import Fault
 from shadowcat.testing.mock_oauth import records
 from shadowcat.testing.mock_oauth.options import OAuthOptions
 from shadowcat.testing.mock_oauth.server import MockOAuthServer
-from tests.e2e.harness import EchoUpstream, Shadowcat, eventually
+from tests.e2e.harness import SLACK, EchoUpstream, Shadowcat, eventually
 
 AUDIENCE = "https://mcp.example/mcp"
 PING = b'{"jsonrpc":"2.0","id":7,"method":"ping","params":{}}'
@@ -66,7 +66,7 @@ def ask(
     headers = {"Content-Type": "application/json", **fields}
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
-    connection = http.client.HTTPConnection(*cat.address, timeout=10)
+    connection = http.client.HTTPConnection(*cat.address, timeout=30)
     try:
         connection.request(method, "/mcp", PING if method == "POST" else None, headers)
         response = connection.getresponse()
@@ -153,7 +153,7 @@ class Load:
     def more(self, count: int) -> None:
         """Wait for so many more answers."""
         before = self.statuses.total()
-        eventually(lambda: self.statuses.total() >= before + count, timeout=20, what="more answers")
+        eventually(lambda: self.statuses.total() >= before + count, what="more answers")
 
 
 def test_keys_are_rotated_under_load(oauth: MockOAuthServer, echo: EchoUpstream) -> None:
@@ -180,9 +180,9 @@ def test_a_withdrawn_key_is_refused_with_the_next_fetch(oauth: MockOAuthServer, 
         with Load(cat, oauth) as load:
             oauth.core.ring.withdraw(old.kid)
             withdrawn = time.monotonic()
-            eventually(lambda: ask(cat, token)[0] == 401, timeout=10, what="the end of the key")
+            eventually(lambda: ask(cat, token)[0] == 401, what="the end of the key")
             # One period, the pause between fetches, and a worker that asks for what it does not know.
-            assert time.monotonic() - withdrawn < 5
+            assert time.monotonic() - withdrawn < 5 + SLACK
             load.more(20)
         assert set(load.statuses) == {200}
         assert ask(cat, token)[0] == 401
@@ -215,9 +215,9 @@ def test_keys_too_old_stop_everybody(oauth: MockOAuthServer, echo: EchoUpstream)
     with Shadowcat(config(oauth, echo, stale="3s")) as cat:
         assert ask(cat, good(oauth))[0] == 200
         oauth.faults.add(Fault(fault="status", status=500, path="/jwks"))
-        eventually(lambda: ask(cat, good(oauth))[0] == 503, timeout=12, what="the end of all keys")
+        eventually(lambda: ask(cat, good(oauth))[0] == 503, what="the end of all keys")
         oauth.faults.clear()
-        eventually(lambda: ask(cat, good(oauth))[0] == 200, timeout=12, what="new keys")
+        eventually(lambda: ask(cat, good(oauth))[0] == 200, what="new keys")
 
 
 def test_a_storm_of_unknown_keys_is_no_storm_at_the_issuer(
@@ -251,7 +251,7 @@ def test_control_may_die(oauth: MockOAuthServer, echo: EchoUpstream) -> None:
         control.kill()
         assert ask(cat, good(oauth))[0] == 200
         # Its successor has the keys from the memory that they share.
-        eventually(lambda: "control" in cat.children() and cat.children()["control"].pid != control.pid)
+        eventually(lambda: cat.children().get("control", control).pid != control.pid)
         eventually(lambda: cat.admin("/readyz")[0] == 200, what="its successor")
         oauth.core.ring.rotate(publish=False)
         assert ask(cat, good(oauth, kid=oauth.core.ring.keys[-2].kid))[0] == 200
@@ -285,7 +285,7 @@ def test_no_token_is_written_anywhere(oauth: MockOAuthServer, echo: EchoUpstream
     tokens = [good(oauth), good(oauth, forgery="expired"), good(oauth, forgery="wrong_kid"), "opaque-rubbish"]
     with Shadowcat(settings) as cat:
         answers = [str(ask(cat, token, traceparent="x")) for token in tokens]
-        connection = http.client.HTTPConnection(*cat.address, timeout=10)
+        connection = http.client.HTTPConnection(*cat.address, timeout=30)
         connection.request("POST", f"/mcp?access_token={tokens[0]}", PING)
         answers.append(str(connection.getresponse().read()))
         connection.close()

@@ -160,7 +160,7 @@ def test_a_token_of_one_route_is_none_of_another(scene: Scene) -> None:
 def post(
     scene: Scene, path: str, token: str, body: str, method: str = "POST", **more: str
 ) -> tuple[int, dict[str, Any], bytes]:
-    connection = http.client.HTTPConnection(*scene.cat.address, timeout=10)
+    connection = http.client.HTTPConnection(*scene.cat.address, timeout=30)
     fields = {
         "Authorization": f"Bearer {token}",
         "Content-Type": "application/json",

@@ -185,7 +185,7 @@ def test_every_url_that_is_told_is_the_public_one(scene: Scene, path: str) -> No
 
 def test_who_comes_past_the_front_is_told_what_it_has_called(scene: Scene) -> None:
     """Unless the configuration says how the proxy is called."""
-    connection = http.client.HTTPConnection(*scene.cat.address, timeout=10)
+    connection = http.client.HTTPConnection(*scene.cat.address, timeout=30)
     try:
         connection.request("GET", "/mcp")
         answer = connection.getresponse()

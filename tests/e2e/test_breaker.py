@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -135,19 +136,23 @@ def test_every_way_to_fail_opens_it(trio: Trio, fault: dict[str, Any]) -> None:
 
 def test_what_servers_may_do_leaves_it_closed(trio: Trio) -> None:
     upstream = trio[0]
-    with started(upstream, breaker=BREAKER, timeouts={"request": "200ms", "first_byte": "100ms"}) as cat:
+    with (
+        started(upstream, breaker=BREAKER, timeouts={"request": "6s", "first_byte": "5s"}) as cat,
+        ThreadPoolExecutor(FAILURES + 1) as pool,
+    ):
         session = Session.open(cat.address)
         upstream.control.add_fault("status", status=404, rpc="resources/list", body="?")
         upstream.control.add_fault("status", status=500, rpc="prompts/list", body="?")
         upstream.control.add_fault("status", status=503, rpc="initialize", body="full")
         upstream.control.add_fault("refuse_get")
+        slow = [pool.submit(calls, cat, 1, "slow", seconds=9) for _ in range(FAILURES + 1)]
         for _ in range(FAILURES + 1):
             assert session.send("GET", {"Accept": "text/event-stream"}).status == 405
             assert exchange(cat.address, modern("resources/list", {}).wire("/mcp")).status == 404
             assert exchange(cat.address, modern("prompts/list", {}).wire("/mcp")).status == 500
             assert initialize(cat.address).status == 503
-            (failed, slow) = (*calls(cat, 1, "error"), *calls(cat, 1, "slow", seconds=5))
-            assert (failed.status, slow.status) == (200, 504)
+            assert calls(cat, 1, "error")[0].status == 200
+        assert [answer.status for each in slow for answer in each.result()] == [504] * (FAILURES + 1)
         assert (metric(cat, "breaker_opened_total"), metric(cat, "breaker_state")) == (0, 0)
         assert calls(cat, 1)[0].status == 200
 
@@ -192,7 +197,7 @@ class Knocking(Clients):
 
 def test_trials_are_bounded_also_when_their_worker_is_killed(trio: Trio) -> None:
     upstream = trio[0]
-    with started(upstream, breaker=BREAKER | {"open_for": "10s"}) as cat:
+    with started(upstream, breaker=BREAKER | {"open_for": "20s"}) as cat:
         upstream.control.add_fault("reset", tool="echo")
         opens(cat, upstream)
         upstream.control.clear_faults()
@@ -200,7 +205,7 @@ def test_trials_are_bounded_also_when_their_worker_is_killed(trio: Trio) -> None
         upstream.control.add_fault("hang", tool="echo")
         with Knocking(cat, 4 * WORKERS) as clients:
             for number in range(1, 3):
-                timeout = 20 if number == 1 else 6
+                timeout = 60 if number == 1 else 15
                 eventually(lambda: received(upstream) == number * TRIALS, timeout)  # noqa: B023
                 refused = metric(cat, "breaker_refusals_total")
                 eventually(lambda: metric(cat, "breaker_refusals_total") > refused + 40)  # noqa: B023
@@ -214,7 +219,7 @@ def test_trials_are_bounded_also_when_their_worker_is_killed(trio: Trio) -> None
                     if name.startswith("worker"):
                         process.kill()
                 clients.is_quiet = False
-            eventually(lambda: received(upstream) == 3 * TRIALS, timeout=6)
+            eventually(lambda: received(upstream) == 3 * TRIALS, timeout=15)
         assert metric(cat, "breaker_opened_total") == 1
 
 

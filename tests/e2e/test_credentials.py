@@ -132,7 +132,7 @@ def ask(cat: Shadowcat, token: str | None = None) -> tuple[int, bytes]:
     headers = {"Content-Type": "application/json"}
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
-    connection = http.client.HTTPConnection(*cat.address, timeout=10)
+    connection = http.client.HTTPConnection(*cat.address, timeout=30)
     try:
         connection.request("POST", "/mcp", PING, headers)
         response = connection.getresponse()
@@ -213,17 +213,17 @@ def test_it_is_asked_for_as_the_configuration_says(oauth: MockOAuthServer, kind:
 
 
 def test_it_is_renewed_under_load() -> None:
-    with serving(access_lifetime=3) as oauth:
+    with serving(access_lifetime=15) as oauth:
         upstream = Upstream(lambda token: oauth.core.examine(token) is not None)
         settings = config(upstream, {"client_credentials": client(oauth)})
         with upstream, started(settings) as cat:
             with Load(cat) as load:
-                eventually(lambda: len(upstream.tokens) >= 4, timeout=30, what="four tokens")
+                eventually(lambda: len(upstream.tokens) >= 3, timeout=60, what="three tokens")
             assert set(load.statuses) == {200}
 
 
 def test_an_authorization_server_that_is_away() -> None:
-    with serving(access_lifetime=5) as oauth, Upstream() as upstream:
+    with serving(access_lifetime=15) as oauth, Upstream() as upstream:
         settings = config(upstream, {"client_credentials": client(oauth)})
         with started(settings) as cat:
             assert ask(cat)[0] == 200
@@ -231,12 +231,12 @@ def test_an_authorization_server_that_is_away() -> None:
             eventually(lambda: "no new credential for up of /mcp" in cat.stderr, what="a failed fetch")
             # What is known is good until it is over; then nothing is sent at all.
             assert ask(cat)[0] == 200
-            eventually(lambda: ask(cat)[0] == 503, timeout=20, what="the end of the token")
+            eventually(lambda: ask(cat)[0] == 503, timeout=60, what="the end of the token")
             arrived = upstream.tokens.total()
             assert ask(cat)[0] == 503
             assert upstream.tokens.total() == arrived
             oauth.faults.clear()
-            eventually(lambda: ask(cat)[0] == 200, timeout=40, what="a new token")
+            eventually(lambda: ask(cat)[0] == 200, timeout=60, what="a new token")
             assert "" not in upstream.tokens
 
 
@@ -249,9 +249,7 @@ def test_control_may_die(oauth: MockOAuthServer) -> None:
             with Load(cat) as load:
                 control = cat.children()["control"]
                 control.kill()
-                eventually(
-                    lambda: "control" in cat.children() and cat.children()["control"].pid != control.pid
-                )
+                eventually(lambda: cat.children().get("control", control).pid != control.pid)
                 eventually(lambda: cat.admin("/readyz")[0] == 200, what="its successor")
                 before = load.statuses.total()
                 eventually(lambda: load.statuses.total() > before + 20, what="more answers")
@@ -259,7 +257,7 @@ def test_control_may_die(oauth: MockOAuthServer) -> None:
             # Workers that are new find it, too.
             worker = cat.children()["worker 0"]
             worker.kill()
-            eventually(lambda: "worker 0" in cat.children() and cat.children()["worker 0"].pid != worker.pid)
+            eventually(lambda: cat.children().get("worker 0", worker).pid != worker.pid)
             assert [ask(cat)[0] for _ in range(8)] == [200] * 8
             assert len(upstream.tokens) == 1
             assert len(asked_for_tokens(oauth)) == 1

@@ -65,7 +65,7 @@ class Scene(NamedTuple):
         headers = message.headers | {name.replace("_", "-"): value for name, value in fields.items()}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        connection = http.client.HTTPConnection(*self.cat.address, timeout=15)
+        connection = http.client.HTTPConnection(*self.cat.address, timeout=30)
         try:
             connection.request(method, path, message.body or None, headers)
             answer = connection.getresponse()

@@ -15,7 +15,7 @@ from tests.e2e.traffic import ended, samples
 from tests.e2e.upstreams import Upstream, routes_to, running
 
 WATCHDOG = 10.0
-EVERY, FOR = 2.0, 60.0
+EVERY, KILLS = 2.0, 20
 
 
 @pytest.fixture(scope="module")
@@ -39,26 +39,27 @@ def answers(cat: Shadowcat) -> bool:
         return False
 
 
+@pytest.mark.timeout(300)
 def test_no_request_fails_without_control(cat: Shadowcat) -> None:
     with SessionTraffic(cat, kept=6, clients=1, churning=4, pace=0.02) as traffic:
         # It hangs: the watchdog replaces it.
         hung = eventually(lambda: control(cat), what="a control process")
         hung.send_signal(signal.SIGSTOP)
         stopped = time.monotonic()
-        eventually(lambda: ended(hung), timeout=WATCHDOG + 5, what="the end of the hung one")
+        eventually(lambda: ended(hung), timeout=WATCHDOG + 60, what="the end of the hung one")
         assert time.monotonic() - stopped > WATCHDOG / 2
-        eventually(lambda: answers(cat), timeout=5, what="its successor")
+        eventually(lambda: answers(cat), what="its successor")
         answered = traffic.total
         # It is killed, and so are its successors. Killing is paced by the clock: that is the fault.
-        began, killed = time.monotonic(), set[int]()
-        while time.monotonic() - began < FOR:
-            victim = eventually(lambda: control(cat), timeout=5, what="the next control process")
+        killed = set[int]()
+        while len(killed) < KILLS:
+            victim = eventually(lambda: control(cat), what="the next control process")
             victim.kill()
             killed.add(victim.pid)
             time.sleep(EVERY)
-        assert len(killed) >= FOR / EVERY * 0.6
-        assert traffic.total - answered > FOR * 10
-        eventually(lambda: answers(cat), timeout=10, what="the last control process")
+            answered += 20
+            eventually(lambda: traffic.total > answered, what="requests without control")  # noqa: B023
+        eventually(lambda: answers(cat), what="the last control process")
     assert traffic.misses == []
     assert {len(homes) for homes in traffic.homes.values()} == {1}
     for method in ("initialize", "notifications/initialized", "tools/list", "tools/call", "DELETE"):
@@ -66,7 +67,7 @@ def test_no_request_fails_without_control(cat: Shadowcat) -> None:
     # What those who died had counted or begun is put right.
     for one in traffic.sessions:
         assert one.delete().status == 200
-    eventually(lambda: live(cat) == 0, timeout=5, what="an empty table")
+    eventually(lambda: live(cat) == 0, what="an empty table")
 
 
 def live(cat: Shadowcat) -> float:

@@ -16,7 +16,7 @@ import pytest
 from shadowcat.testing.mock_mcp.client import MockProcess
 from shadowcat.testing.raw_client import RawClient
 from shadowcat.testing.wire import PeerClosedError, PeerResetError
-from tests.e2e.harness import EchoUpstream, Shadowcat, eventually, post
+from tests.e2e.harness import SLACK, EchoUpstream, Shadowcat, eventually, post
 from tests.e2e.traffic import (
     Connection,
     Message,
@@ -107,10 +107,9 @@ def test_killed_worker_takes_only_its_own_connections_with_it(echo: EchoUpstream
                     cat.status()["workers"][0]["state"] == "ready"
                     and cat.status()["workers"][0]["pid"] != worker.pid
                 ),
-                timeout=1.0,
                 what="slot 0 is served again",
             )
-            assert time.monotonic() - killed < 1.0
+            assert time.monotonic() - killed < 1.0 + SLACK
             answered = traffic.answered
             eventually(lambda: traffic.answered > answered + 300)
             after = totals(cat)
@@ -163,7 +162,7 @@ def test_killed_supervisor_leaves_nothing_running(echo: EchoUpstream) -> None:
             assert len(family) == 3
             cat.signal(signal.SIGKILL)
             cat.wait()
-            eventually(lambda: all(map(ended, family)), timeout=2.0, what="the children's end")
+            eventually(lambda: all(map(ended, family)), timeout=2.0 + SLACK, what="the children's end")
         for address in (cat.address, ("127.0.0.1", int(cat.ready["admin"].rpartition(":")[2]))):
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(address, timeout=5)
@@ -172,7 +171,7 @@ def test_killed_supervisor_leaves_nothing_running(echo: EchoUpstream) -> None:
 def test_sigterm_under_load_answers_every_request_that_was_begun(
     echo: EchoUpstream, mock: MockProcess
 ) -> None:
-    with Shadowcat(config(echo, mock.url) | {"drain_timeout": "10s"}) as cat, ExitStack() as stack:
+    with Shadowcat(config(echo, mock.url) | {"drain_timeout": "40s"}) as cat, ExitStack() as stack:
         open_client = lambda: stack.enter_context(RawClient(cat.address[1]))  # noqa: E731
         running = mock.control.state()["running"]
 
@@ -204,7 +203,7 @@ def test_sigterm_under_load_answers_every_request_that_was_begun(
             # The stream ends with its last chunk, so that its client opens it elsewhere.
             assert all(chunk.startswith(b":") or b"data:" in chunk for chunk in stream.read_chunks())
             stream.expect_end()
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < 1.0 + SLACK
             for number, client in enumerate(slow):
                 response = client.read_response()
                 # A legacy call's stream had begun before, with a head that could not know.
@@ -219,7 +218,7 @@ def test_sigterm_under_load_answers_every_request_that_was_begun(
             assert b"sent 5" in response.body
             progress.close()  # it would be given a second for another request
             assert cat.wait() == 0
-            assert time.monotonic() - began < 6.0
+            assert time.monotonic() - began < 6.0 + SLACK
         # Every client went on until it was refused; nothing that was sent stayed without its answer.
         assert set(traffic.outcomes) == {"answered", "refused"}, traffic.failures
         assert traffic.outcomes["refused"] == 16
@@ -266,7 +265,7 @@ def test_spoilt_answers_are_clear_and_disturb_nobody(shared_cat: Shadowcat, mock
             control.add_fault("hang", times=1)
             began = time.monotonic()
             status, answer = send(cat, "/hasty", message)
-            assert bound - 0.05 < time.monotonic() - began < bound + 1
+            assert bound - 0.05 < time.monotonic() - began < bound + 1 + SLACK
             assert (status, answer["id"], answer["error"]["code"]) == (504, 41, -32603)
 
         # A part of an answer must not look like the whole, however it ended; a small one has not gone out.
@@ -351,7 +350,7 @@ def test_killed_upstream_gives_clear_errors_and_comes_back(echo: EchoUpstream) -
         for method in ("tools/list", "tools/call"):
             began = time.monotonic()
             status, answer = send(cat, "/sdk", modern(method, {"name": "echo"}, method))
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < 1.0 + SLACK
             assert (status, answer["id"]) == (502, method)
             assert "connection refused" in answer["error"]["message"]
         # The connection that was answered with an error goes on, and serves again with the upstream.

@@ -35,7 +35,7 @@ def five(cat: Shadowcat) -> Iterator[list[Session]]:
 
 def admin(cat: Shadowcat, method: str, path: str, **headers: str) -> tuple[int, bytes]:
     host, _, port = cat.ready["admin"].rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
     try:
         connection.request(method, path, headers=cat.admin_headers | headers)
         answer = connection.getresponse()

@@ -13,7 +13,7 @@ import pytest
 from mcp import MCPError
 from mcp.client import Client
 
-from tests.e2e.harness import Shadowcat, eventually
+from tests.e2e.harness import SLACK, Shadowcat, eventually
 from tests.e2e.sdk import LEGACY, session
 from tests.e2e.sessions import PATH, SSE_PATH, Session, SessionTraffic, Stream
 from tests.e2e.traffic import samples
@@ -22,7 +22,7 @@ from tests.e2e.upstreams import Upstream, routes_to
 pytestmark = pytest.mark.usefixtures("fresh")
 
 WORKERS = 4
-WAIT, HASTY_WAIT = 3.0, 0.3
+WAIT, HASTY_WAIT = 6.0, 0.3
 CHANGED = "notifications/tools/list_changed"
 
 
@@ -34,7 +34,7 @@ def in_front_of(pair: tuple[Upstream, Upstream], workers: int, **sessions: Any) 
 @pytest.fixture(scope="module")
 def cat(pair: tuple[Upstream, Upstream]) -> Iterator[Shadowcat]:
     """Brings sessions back, as it does by default."""
-    with in_front_of(pair, WORKERS) as running_cat:
+    with in_front_of(pair, WORKERS, recovery_wait=f"{WAIT:.0f}s") as running_cat:
         yield running_cat
 
 
@@ -78,7 +78,7 @@ def test_restart_under_load(cat: Shadowcat, pair: tuple[Upstream, Upstream]) -> 
         victim.start()
         eventually(
             lambda: all(len(traffic.homes[one]) > 1 for one in lost),
-            timeout=20,
+            timeout=60,
             what="an answer in every session that the upstream had",
         )
         at_work = traffic.total
@@ -243,7 +243,7 @@ def test_how_long_an_upstream_is_waited_for(
         assert HASTY_WAIT <= time.monotonic() - began < WAIT
         began = time.monotonic()
         assert patient.whoami()["server"] == other.name
-        assert WAIT <= time.monotonic() - began < WAIT + 2
+        assert WAIT <= time.monotonic() - began < WAIT + SLACK
         # By now it is known where the session is.
         began = time.monotonic()
         assert patient.whoami()["server"] == other.name

@@ -17,7 +17,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from shadowcat.testing.raw_client import RawClient
-from tests.e2e.harness import COMMAND, EchoUpstream, Shadowcat, eventually
+from tests.e2e.harness import COMMAND, SLACK, EchoUpstream, Shadowcat, eventually
 from tests.e2e.load import call
 from tests.e2e.traffic import Traffic, client_ports, samples, tool, totals
 
@@ -25,11 +25,12 @@ WORKERS = 8
 CALL = tool("echo", {"text": "x"})
 MCP = {"route": "/mcp"}
 ECHO = {"route": "/mcp", "upstream": "echo"}
+SLOW = 2.0 + SLACK
 
 
 @pytest.fixture(scope="module")
 def upstreams() -> Iterator[tuple[EchoUpstream, EchoUpstream]]:
-    with EchoUpstream() as quick, EchoUpstream(delay=2.0) as slow:
+    with EchoUpstream() as quick, EchoUpstream(delay=SLOW) as slow:
         yield quick, slow
 
 
@@ -56,7 +57,7 @@ def shadowcat(*arguments: str, **environ: str) -> subprocess.CompletedProcess[st
         env=os.environ | environ,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
 
@@ -173,7 +174,7 @@ def test_every_number_follows_the_traffic(cat: Shadowcat) -> None:
     }
     # Counted when the answer has left, which its client may notice first; some are published on a tick.
     with suppress(AssertionError):
-        eventually(lambda: growth() == expected, timeout=3.0)
+        eventually(lambda: growth() == expected, timeout=10.0)
     assert growth() == expected
     page = families(cat)
     for name, earlier in zip(upstream_bytes, bytes_before, strict=True):
@@ -211,14 +212,14 @@ def test_levels_while_requests_wait(cat: Shadowcat) -> None:
             stack.enter_context(RawClient(cat.address[1])).send(CALL.wire("/slow"))
         in_flight, active, queue = eventually(
             lambda: (seen := levels())[0] == clients and sum(seen[1:]) == clients and seen,
-            timeout=1.8,
+            timeout=SLOW - 0.2,
             what="all requests under way",
         )
         assert in_flight == clients
         assert active <= WORKERS
         assert queue >= clients - WORKERS
     # Their clients are gone, and so are they.
-    eventually(lambda: levels() == (0, 0, 0), timeout=1.8, what="the end of the cancelled requests")
+    eventually(lambda: levels() == (0, 0, 0), timeout=SLOW - 0.2, what="the end of the cancelled requests")
     assert value(families(cat), "client_aborts_total", {"route": "/slow"}) == clients
 
 
@@ -237,8 +238,8 @@ def test_each_is_killed_in_turn_under_load(cat: Shadowcat) -> None:
             lost.append(client_ports(worker, cat.address[1]))
             worker.kill()
             killed = time.monotonic()
-            eventually(replaced(cat, slot, worker), timeout=1.0, what=f"slot {slot} is served again")
-            assert time.monotonic() - killed < 1.0
+            eventually(replaced(cat, slot, worker), what=f"slot {slot} is served again")
+            assert time.monotonic() - killed < 1.0 + SLACK
             after = totals(cat.admin("/metrics")[1])
             assert {name: count for name, count in before.items() if after[name] < count} == {}
             now = pids(cat)

@@ -13,8 +13,9 @@ from tests.e2e.sessions import Session, exchange, initialize, whoami_in
 from tests.e2e.traffic import ended, samples, tool
 from tests.e2e.upstreams import Upstream, header, running
 
-INTERVAL = 0.5
-CHECKS: dict[str, Any] = {"interval": "500ms", "timeout": "500ms", "healthy_after": 1, "unhealthy_after": 2}
+INTERVAL = 1.0
+"""Seconds. A verdict is good for three of them, and must not become stale while the machine stands still."""
+CHECKS: dict[str, Any] = {"interval": "1s", "timeout": "1s", "healthy_after": 1, "unhealthy_after": 2}
 KINDS = ("http", "tcp", "mcp")
 NOT_FOUND = {"jsonrpc": "2.0", "id": None, "error": {"code": -32601, "message": "Method not found"}}
 REFUSAL = {"fault": "status", "headers": {"content-type": "application/json"}, "body": json.dumps(NOT_FOUND)}

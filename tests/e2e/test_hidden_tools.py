@@ -87,7 +87,7 @@ def test_other_routes_show_everything(cat: Shadowcat, mode: str) -> None:
 
 
 def ask(cat: Shadowcat, message: dict[str, Any], **fields: str) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection(*cat.address, timeout=10)
+    connection = http.client.HTTPConnection(*cat.address, timeout=30)
     try:
         accepts = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
         connection.request("POST", "/mcp/json", json.dumps(message), accepts | fields)

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.harness import EchoUpstream, Shadowcat, eventually, post
+from tests.e2e.harness import PATIENCE, SLACK, EchoUpstream, Shadowcat, eventually, post
 from tests.e2e.load import BODY, Load, call
 
 NO_UPSTREAM = {"routes": [{"path": "/mcp", "upstreams": [{"url": "http://127.0.0.1:1/mcp"}]}]}
@@ -56,7 +56,7 @@ def test_admin_on_a_unix_socket_that_goes_with_the_supervisor(upstream, tmp_path
     with Shadowcat(upstream.config | {"admin": f"unix:{path}"}) as cat:
         assert cat.ready["admin"] == f"unix:{path}"
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(5)
+            client.settimeout(PATIENCE)
             client.connect(str(path))
             client.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             assert client.recv(100).startswith(b"HTTP/1.1 200 ")
@@ -131,22 +131,21 @@ def test_killed_worker_under_load_is_replaced_at_once(upstream):
                     cat.status()["workers"][0]["state"] == "ready"
                     and cat.status()["workers"][0]["pid"] != old.pid
                 ),
-                timeout=1.0,
                 what="slot 0 is served again",
             )
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < 1.0 + SLACK
             before = load.outcomes["answered"]
             eventually(lambda: load.outcomes["answered"] > before + 50)
         assert load.outcomes["refused"] == load.outcomes["no answer"] == load.outcomes["wrong answer"] == 0
         # At most what was on the dead worker's connections.
         assert load.outcomes["reset"] + load.outcomes["cut off"] <= 8
-        assert load.slowest < 1.0
+        assert load.slowest < 1.0 + SLACK
         assert cat.status()["workers"][0]["restarts"] == 1
         assert cat.admin("/readyz")[0] == 200
 
 
 def test_orphaned_slot_is_adopted_and_given_back(upstream):
-    with Shadowcat(upstream.config, timing={"backoff_first": 6.0, "backoff_max": 6.0}) as cat:
+    with Shadowcat(upstream.config, timing={"backoff_first": 16.0, "backoff_max": 16.0}) as cat:
         first = cat.children()["worker 0"].pid
         cat.children()["worker 0"].kill()
         second = eventually(
@@ -154,24 +153,25 @@ def test_orphaned_slot_is_adopted_and_given_back(upstream):
             what="first restart",
         )
         eventually(lambda: f"worker 0 is ready (pid {second.pid})" in cat.stderr)
-        second.kill()  # its replacement has to wait for 3 s at least
-        eventually(lambda: cat.status()["workers"][0]["served_by"] == 1, timeout=2.0, what="adoption")
+        second.kill()  # its replacement has to wait for 8 s at least
+        eventually(lambda: cat.status()["workers"][0]["served_by"] == 1, what="adoption")
         began = time.monotonic()
         for _ in range(40):  # about half of them belong to slot 0
-            assert call(cat, timeout=2.0)
-        assert time.monotonic() - began < 2.0
+            assert call(cat)
+        assert time.monotonic() - began < SLACK
         assert "worker 0" not in cat.children()
         assert cat.admin("/readyz")[0] == 200
-        eventually(lambda: cat.status()["workers"][0]["served_by"] == 0, timeout=10.0, what="given back")
+        eventually(lambda: cat.status()["workers"][0]["served_by"] == 0, what="given back")
         assert all(call(cat) for _ in range(20))
 
 
 def test_stopped_worker_is_stood_in_for_and_replaced(upstream):
-    with Shadowcat(upstream.config, timing={"stale_after": 1.5, "abort_grace": 0.2}) as cat:
+    with Shadowcat(upstream.config, timing={"stale_after": 6.0, "abort_grace": 0.2}) as cat:
         hung = cat.children()["worker 0"]
         hung.suspend()
-        eventually(lambda: cat.status()["workers"][0]["served_by"] == 1, timeout=1.4, what="adoption")
-        assert all(call(cat, timeout=2.0) for _ in range(20))
+        eventually(lambda: cat.status()["workers"][0]["served_by"] == 1, what="adoption")
+        assert all(call(cat) for _ in range(20))
+        assert hung.is_running()
         eventually(lambda: not hung.is_running(), what="end of the hung worker")
         eventually(lambda: cat.status()["workers"][0]["served_by"] == 0, what="replacement")
         assert "worker 0 does not answer" in cat.stderr
@@ -197,7 +197,7 @@ def test_killed_supervisor_leaves_nobody(upstream):
         assert len(children) == 3
         cat.signal(signal.SIGKILL)
         cat.wait()
-        _, alive = psutil.wait_procs(children.values(), timeout=5)
+        _, alive = psutil.wait_procs(children.values(), timeout=PATIENCE)
         assert not alive
         with pytest.raises(ConnectionRefusedError):
             call(cat)
@@ -215,7 +215,7 @@ process._LIBC = NoPrctl()
         children = cat.children()
         cat.signal(signal.SIGKILL)
         cat.wait()
-        _, alive = psutil.wait_procs(children.values(), timeout=5)
+        _, alive = psutil.wait_procs(children.values(), timeout=PATIENCE)
         assert not alive
 
 

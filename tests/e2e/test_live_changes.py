@@ -57,7 +57,7 @@ class Everywhere:
         self._clients: list[RawClient] = []
         for _ in range(30):
             for _ in range(8):
-                self._clients.append(stack.enter_context(RawClient(cat.address[1], timeout=20)))
+                self._clients.append(stack.enter_context(RawClient(cat.address[1], timeout=30)))
             self.whoami()
             if all(worker["connections"] for worker in cat.status()["workers"]):
                 return
@@ -134,7 +134,7 @@ def test_all_disabled_and_back(cat: Shadowcat) -> None:
     with everywhere(cat) as clients:
         for name in "ab":
             change(cat, "PATCH", name, {"enabled": False})
-        with RawClient(cat.address[1], timeout=20) as client:
+        with RawClient(cat.address[1], timeout=30) as client:
             client.send(WHO)
             answer = client.read_response()
             assert answer.status == 503
@@ -262,7 +262,7 @@ def test_a_new_file(cat: Shadowcat, trio: Trio) -> None:
         cat.write(of(a) | {"routes": [*of(a)["routes"], other]})
         hangup(cat)
         eventually(lambda: len(cat.status()["routes"]) == 2, what="the new route")
-        with RawClient(cat.address[1], timeout=20) as client:
+        with RawClient(cat.address[1], timeout=30) as client:
             client.send(WHO.replace(b"/mcp", b"/other/mcp", 1))
             assert whoami_in(client.read_response())["server"] == "c"
         assert set(clients.whoami()) == {"a"}

@@ -34,7 +34,7 @@ def test_logins_are_in_the_audit_file(tmp_path: Path) -> None:
         oauth.lies.clear()
         assert other.log_in().status == 200
         oauth.lies.add(Lie(endpoint="token", grant="refresh_token", error="invalid_grant"))
-        eventually(lambda: other.post(PING).status == 401, 15, "the end of the login")
+        eventually(lambda: other.post(PING).status == 401, what="the end of the login")
         eventually(lambda: len(events(path, "login")) == 8, what="all events")
         issuer = oauth.issuer
     ann, bob = f"{issuer} shadowcat ann", f"{issuer} shadowcat bob"

@@ -174,7 +174,7 @@ class Client:
     def _send(self, method: str, headers: dict[str, str], body: bytes, token: str) -> tuple[int, str | None]:
         text = self._tokens[token]
         shown = {} if text is None else {"Authorization": f"Bearer {text}"}
-        connection = http.client.HTTPConnection(*self._cat.address, timeout=10)
+        connection = http.client.HTTPConnection(*self._cat.address, timeout=30)
         try:
             connection.request(method, self._path, body or None, headers | shown)
             answer = connection.getresponse()

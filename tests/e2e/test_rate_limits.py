@@ -63,10 +63,12 @@ def configured(upstream: EchoUpstream, **limits: str) -> dict[str, Any]:
 
 def test_five_of_fifteen_over_four_workers() -> None:
     with EchoUpstream() as upstream, Shadowcat(configured(upstream, route="5/min")) as cat:
+        begun = time.monotonic()
         told = at_once(cat, 15)
+        took = time.monotonic() - begun
         assert sorted(each.status for each in told) == [200] * 5 + [429] * 10
         assert upstream.requests == 5
-        assert {each.retry_after for each in told} <= {None, 10, 11, 12}
+        assert all(12 - took <= each.retry_after <= 12 for each in told if each.retry_after is not None)
         refused = next(each for each in told if each.status == 429)
         assert refused.body["error"]["code"] == 429
         assert refused.body["error"]["data"] == {
@@ -77,16 +79,16 @@ def test_five_of_fifteen_over_four_workers() -> None:
 
 
 def test_after_what_was_said_one_more_passes() -> None:
-    with EchoUpstream() as upstream, Shadowcat(configured(upstream, route="5/15s")) as cat:
+    with EchoUpstream() as upstream, Shadowcat(configured(upstream, route="5/min")) as cat:
         begun = time.monotonic()
         told = at_once(cat, 15)
         took = time.monotonic() - begun
         passed = sum(each.status == 200 for each in told)
-        assert passed == 5 or (took > 3 and passed <= 5 + took / 3)
+        assert passed == 5 or (took > 12 and passed <= 5 + took / 12)
         last = ask(cat)
         assert last.status == 429
         assert last.retry_after is not None
-        assert 1 <= last.retry_after <= 3
+        assert 1 <= last.retry_after <= 12
         time.sleep(last.asked + last.retry_after - time.monotonic())  # The claim is about real time.
         assert [ask(cat).status for _ in range(3)] == [200, 429, 429]
 

@@ -135,7 +135,7 @@ class Stage:
         headers = message.headers | {name.replace("_", "-"): value for name, value in fields.items()}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        connection = http.client.HTTPConnection(*self.cat.address, timeout=15)
+        connection = http.client.HTTPConnection(*self.cat.address, timeout=30)
         try:
             connection.request(method, path, message.body if method == "POST" else None, headers)
             answer = connection.getresponse()
@@ -336,7 +336,7 @@ def changes_and_deaths(stage: Stage) -> None:
     stage.cat.write(stage.settings)
     host, _, port = stage.cat.ready["admin"].rpartition(":")
     for fields in ({"Authorization": f"Bearer {WRONG_ADMIN}"}, {"Authorization": WRONG_ADMIN}):
-        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        connection = http.client.HTTPConnection(host, int(port), timeout=30)
         connection.request("GET", f"/api/status?token={WRONG_ADMIN}", headers=fields)
         answer = connection.getresponse()
         assert answer.status == 401

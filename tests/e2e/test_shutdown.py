@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.harness import EchoUpstream, Shadowcat, eventually, post
+from tests.e2e.harness import SLACK, EchoUpstream, Shadowcat, eventually, post
 from tests.e2e.load import BODY, Load, call
 
 
@@ -32,14 +32,15 @@ def test_stop_under_load_loses_no_request():
 
 
 def test_open_request_is_finished_and_new_connections_are_refused():
-    with EchoUpstream(delay=1.5) as upstream, Shadowcat(upstream.config) as cat:
+    with EchoUpstream(delay=1.0 + SLACK) as upstream, Shadowcat(upstream.config) as cat:
         answers = []
         thread = threading.Thread(target=lambda: answers.append(post(cat.address, "/mcp", BODY)))
         thread.start()
         eventually(lambda: upstream.requests == 1)
         cat.signal(signal.SIGTERM)
-        eventually(lambda: cat.admin("/readyz")[0] == 503, timeout=1.0)
-        eventually(lambda: refused(cat), timeout=1.2, what="refusal")
+        eventually(lambda: cat.admin("/readyz")[0] == 503, what="the drain")
+        eventually(lambda: refused(cat), what="refusal")
+        assert not answers
         thread.join()
         assert answers == [(200, BODY)]
         assert cat.wait() == 0
@@ -59,7 +60,7 @@ def test_drain_timeout_cuts_off():
     with EchoUpstream(delay=30) as upstream, Shadowcat(upstream.config | {"drain_timeout": "500ms"}) as cat:
         with open_request(cat, upstream) as client:
             cat.signal(signal.SIGTERM)
-            assert cat.wait(5) == 0
+            assert cat.wait(0.5 + SLACK) == 0
             assert ended(client)
         assert "cut off" in cat.stderr
 
@@ -75,7 +76,7 @@ def test_asked_twice_it_stops_at_once(second):
         cat.signal(signal.SIGTERM)
         eventually(lambda: "once more stops at once" in cat.stderr)
         assert psutil.pid_exists(cat.pid)
-        eventually(lambda: ended_by(cat, second), timeout=3.0)
+        eventually(lambda: ended_by(cat, second), timeout=SLACK)
         assert not any(child.is_running() for child in children.values())
 
 
@@ -104,7 +105,7 @@ def test_sigquit_stops_at_once():
         open_request(cat, upstream),
     ):
         cat.signal(signal.SIGQUIT)
-        assert cat.wait(3) == 0
+        assert cat.wait(SLACK) == 0
 
 
 def open_request(cat: Shadowcat, upstream: EchoUpstream) -> socket.socket:

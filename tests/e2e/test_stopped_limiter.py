@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
 
-from tests.e2e.harness import EchoUpstream, Shadowcat, eventually
+from tests.e2e.harness import SLACK, EchoUpstream, Shadowcat, eventually
 from tests.e2e.load import BODY
 
 LIMIT = 5
 WORKERS = 4
-BUSY = 0.5
-"""Seconds: 50 ms, and what two busy processors may add."""
+BUSY = 0.05 + SLACK
+"""Seconds: what is waited for a lock, and what a busy machine may add."""
 # Whoever takes a lock while there is such a file is stopped right there, and the file is gone.
 PRELUDE = """
 import signal
@@ -34,7 +34,7 @@ class Client:
     """One connection, which stays at its worker."""
 
     def __init__(self, cat: Shadowcat) -> None:
-        self._connection = HTTPConnection(*cat.address, timeout=3)
+        self._connection = HTTPConnection(*cat.address, timeout=BUSY + 2)
         self.is_stuck = False
 
     def ask(self, path: str) -> tuple[int, float]:
@@ -60,7 +60,7 @@ def test_the_others_answer_and_nothing_more_is_admitted(tmp_path: Path) -> None:
         routes = [route | {"limits": {"route": f"{LIMIT}/h"}}, route | {"path": "/free"}]
         config = {"workers": WORKERS, "routes": routes}
         prelude = PRELUDE.format(fuse=str(fuse))
-        with Shadowcat(config, prelude=prelude, timing={"stale_after": 5.0}) as cat:
+        with Shadowcat(config, prelude=prelude, timing={"stale_after": BUSY + 4}) as cat:
             before = set(cat.children().values())
             clients = [Client(cat) for _ in range(6 * WORKERS)]
             with ThreadPoolExecutor(len(clients)) as pool:
@@ -83,7 +83,7 @@ def test_the_others_answer_and_nothing_more_is_admitted(tmp_path: Path) -> None:
                 # The watchdog ends it, and its lock with it.
                 assert stopped.result()[0] == 0
                 eventually(
-                    lambda: len(set(cat.children().values()) & before) == len(before) - 1, 15, "its end"
+                    lambda: len(set(cat.children().values()) & before) == len(before) - 1, 60, "its end"
                 )
                 fresh = [Client(cat) for _ in range(3 * LIMIT)]
                 statuses = sorted(status for status, _ in all_ask("/mcp", fresh))

@@ -20,7 +20,7 @@ from shadowcat.testing.host import cell_of
 from shadowcat.testing.raw_client import RawClient
 
 _T = TypeVar("_T")
-_PATIENCE: Final = 5.0
+_PATIENCE: Final = 8.0
 LookUp = Callable[..., Coroutine[Any, Any, list[tuple[Any, ...]]]]
 _POOL_GAUGES: Final = ("pool_idle", "pool_active", "pool_queue")
 

@@ -262,5 +262,5 @@ def test_on_the_wire(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         with proxy.client() as client:
             client.send(request("GET"))
             client.read_head("GET")
-            assert [client.read_chunk(timeout=2) for _ in range(4)] == [b"data: {}\n\n", *[b":\n\n"] * 3]
+            assert [client.read_chunk(timeout=8) for _ in range(4)] == [b"data: {}\n\n", *[b":\n\n"] * 3]
         proxy.wait_until(lambda: proxy.pooled() == 0, "the end of the upstream connection")

@@ -68,7 +68,7 @@ def slow() -> int:
 
 
 async def until(condition: Callable[[], Any], what: str = "condition") -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         await asyncio.sleep(0.002)

@@ -58,7 +58,7 @@ def host(tmp_path: Path) -> Host:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110  what is awaited is visible from outside only
             await asyncio.sleep(0.002)
 
@@ -215,7 +215,7 @@ def test_a_file_that_stays_full_delays_the_end_only_for_a_while(host: Host) -> N
         assert host.rings[0].append(b"x\n")
         task = asyncio.create_task(writer.run())
         writer.end()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             await task
 
     asyncio.run(work())

@@ -74,7 +74,7 @@ def test_down_after_some_failures_and_up_after_some_successes(lines: list[str]) 
             described = host.checker.describe(0)
             assert described is not None
             assert (described["state"], described["cause"]) == ("down", "GET /health answered 500")
-            assert 0 <= described["age_seconds"] < 1
+            assert 0 <= described["age_seconds"] < 10
             assert host.checker.state(0) is policy.Health.DOWN
             server.status = 204
             await until(lambda: host.state() is policy.Health.UP)
@@ -187,7 +187,7 @@ def test_checks_that_hang_are_ended_with_the_process() -> None:
             await until(lambda: server.open == 1)
             began = time.monotonic()
             await host.checker.stop()
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 4
             await until(lambda: server.open == 0)
             assert host.board.health(0) == 0
 

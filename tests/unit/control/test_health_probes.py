@@ -278,8 +278,8 @@ def test_answers_in_streams_that_do_not_end() -> None:
     with ScriptedUpstream(
         once(stream, b"id: 1\r\ndata: \r\n\r\n", note, said[:20], said[20:], Hang()), once(ENDED)
     ) as up:
-        assert check(up.url, eras=LEGACY, timeout=Duration(5), interval=Duration(5)) == Finding()
-    assert time.monotonic() - began < 4
+        assert check(up.url, eras=LEGACY, timeout=Duration(20), interval=Duration(20)) == Finding()
+    assert time.monotonic() - began < 10
     assert methods(up) == ["initialize", "DELETE"]
 
 
@@ -321,7 +321,7 @@ def test_a_delete_that_hangs_takes_no_more_than_the_time_out() -> None:
     began = time.monotonic()
     with ScriptedUpstream(once(OPENED), once(Hang())) as up:
         assert check(up.url, eras=LEGACY) == Finding()
-    assert TIMEOUT <= time.monotonic() - began < TIMEOUT + 3
+    assert TIMEOUT <= time.monotonic() - began < TIMEOUT + 10
 
 
 def test_no_session_of_a_refused_opening_is_ended() -> None:

@@ -107,4 +107,4 @@ def test_it_ends_at_once_in_the_middle_of_checks(shared, control) -> None:
     began = time.monotonic()
     control.kill(signal.SIGTERM)
     assert control.wait() == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10

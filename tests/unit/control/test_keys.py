@@ -23,7 +23,7 @@ from shadowcat.control.oauth.clerk import Clerk
 from shadowcat.control.oauth.credentials import CredentialKeeper
 from shadowcat.control.oauth.exchange import Exchanges
 from shadowcat.control.oauth.fetch import ANSWER_LIMIT, Fetcher, FetchError
-from shadowcat.control.oauth.keys import BURST, PAUSE, KeyKeeper
+from shadowcat.control.oauth.keys import BURST, KeyKeeper
 from shadowcat.control.oauth.tokens import TokenClient
 from shadowcat.control.present import Present
 from shadowcat.shm.mailboxes import Mail
@@ -165,6 +165,9 @@ def test_a_name_that_nobody_configured_must_lead_outside(
 
 # The keeper.
 
+LONG_PAUSE = 8.0
+"""Seconds: longer than a machine stands still."""
+
 
 def config(issuing: Issuing, **keys: Any) -> Config:
     issuer = Issuer(issuer=issuing.url, audience="x", **keys)
@@ -179,7 +182,7 @@ def published(shared: Shared) -> dict[str, PublishedKeys]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 8
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
@@ -225,8 +228,11 @@ def test_keys_are_published_and_the_workers_told() -> None:
     keeping(body)
 
 
-def test_a_storm_is_one_fetch() -> None:
+def test_a_storm_is_one_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shadowcat.control.oauth.keys.PAUSE", LONG_PAUSE)
+
     async def body(issuing: Issuing, shared: Shared, keeper: KeyKeeper, snapshot: Snapshot) -> None:
+        start = time.monotonic()
         keeper.configure(snapshot)
         await until(lambda: published(shared))
         (name,) = published(shared)
@@ -236,9 +242,9 @@ def test_a_storm_is_one_fetch() -> None:
         began = time.monotonic()
         for _ in range(BURST - 1):
             await keeper.renew(name)
-        assert time.monotonic() - began < PAUSE / 2
+        assert time.monotonic() - began < LONG_PAUSE / 2
         await keeper.renew(name)
-        assert time.monotonic() - began > PAUSE * 0.8
+        assert time.monotonic() - start > LONG_PAUSE * 0.9
 
     keeping(body)
 

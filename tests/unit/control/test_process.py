@@ -44,7 +44,7 @@ def test_an_idle_connection_does_not_hold_up_the_end(control, tcp) -> None:
     began = time.monotonic()
     control.kill(signal.SIGTERM)
     assert control.wait() == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
     idle.close()
 
 

@@ -190,6 +190,30 @@ def test_what_is_still_there_a_sweep_later_is_deleted_here(host) -> None:
     assert host.ended("/other", "b") == 1
 
 
+def test_after_a_stall_of_the_host_workers_may_beat_before_sessions_end_without_them(build) -> None:
+    """Control may be the first to go on: then nobody seems to be alive, and upstreams would not be told."""
+    host = build(4)
+    host.ready(ONE)
+    host.slices(1)
+    slots = {expired(host).slot for _ in range(4)}
+    told: list[int] = []
+    for _ in range(8):
+        host.clock.now += 3 * SECOND
+        host.sweeper.slice()
+        assert host.mail(ONE) == []
+        host.slices(2)
+        told += host.mail(ONE)
+    assert set(told) == slots
+    # Who stays away was not just late.
+    host.clock.now += 3 * SECOND
+    before = host.table.recounts
+    for _ in range(5 * PERIOD // SLICE // 2):
+        host.clock.now += SLICE
+        host.sweeper.slice()
+    assert host.table.recounts > before
+    assert host.ended("/mcp", "a") == 4
+
+
 def test_without_workers_sessions_are_deleted_by_the_second_sweep(build) -> None:
     host = build(8)
     for _ in range(8):

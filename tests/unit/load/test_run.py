@@ -22,7 +22,7 @@ from .conftest import Request, Stub, json_answer, result, well
 def load(
     port: int, report: Callable[[Progress], None] = lambda _: None, **changes: Any
 ) -> tuple[Result, list[Progress]]:
-    options: dict[str, Any] = {"rate": 200, "duration": 0.4, "warmup": 0, "connections": 4, "timeout": 5}
+    options: dict[str, Any] = {"rate": 200, "duration": 0.4, "warmup": 0, "connections": 4, "timeout": 30}
     plan = Plan(
         host="127.0.0.1", port=port, authority=f"127.0.0.1:{port}", path="/mcp", **(options | changes)
     )
@@ -184,7 +184,9 @@ def test_what_could_not_be_sent_counts_with_the_time_it_waited(stub: Stub) -> No
     outcome, _ = load(stub.port, connections=1, rate=100, duration=0.5, timeout=1)
     assert outcome.due == 50
     assert outcome.unsent >= 40
-    assert outcome.answered + outcome.unsent == 50
+    # One may have been under way for all of the time-out.
+    assert outcome.answered + outcome.unsent + outcome.unanswered == 50
+    assert outcome.unanswered <= 1
     assert outcome.latency.p50 > 100
 
 

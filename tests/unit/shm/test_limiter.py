@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
-import struct
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -308,29 +308,32 @@ def test_ten_thousand_a_second_over_four_processes(host: Host) -> None:
 
     def work() -> None:
         worker = host.worker()
-        # Enough of a burst that a machine which stands still for a moment does not waste any of the rate.
         account = of(worker, "10000/s burst 1000")
         passed = 0
         while (now := time.monotonic_ns()) < begin:
             time.sleep((begin - now) / SECOND)
-        first = last = time.monotonic_ns()
-        while last < end:
+        last = time.monotonic_ns()
+        tries = [last]
+        # After the end, too, if the second has passed unused.
+        while last < end or len(tries) < 30:
             for _ in range(100):
                 try:
                     passed += worker.charge([account], time.monotonic_ns()) is None
                 except LockBusyError:
                     continue
             last = time.monotonic_ns()
+            if last - tries[-1] > SECOND // 100:
+                tries.append(last)
             time.sleep(0.0005)  # 2 CPUs are for everybody.
-        os.write(write, struct.pack("qqq", passed, first, last))
+        os.write(write, json.dumps([passed, *tries, last]).encode() + b"\n")
 
     children = [in_child(work) for _ in range(4)]
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
-    told = list(struct.iter_unpack("qqq", os.read(read, 96)))
-    os.close(read)
     os.close(write)
-    # From when the first one came: on a busy machine that may be late.
-    took = max(last for _, _, last in told) - min(first for _, first, _ in told)
-    most = 1000 + took * 10_000 // SECOND
-    assert took < 2 * SECOND
-    assert 0.99 * most <= sum(passed for passed, _, _ in told) <= most + 1
+    with os.fdopen(read, "rb") as lines:
+        told = [json.loads(line) for line in lines]
+    tries = sorted(when for _, *times in told for when in times)
+    most = 1000 + (tries[-1] - tries[0]) * 10_000 // SECOND
+    # Where nobody asks for as long as the burst lasts, as on a machine that stands still, some is wasted.
+    unused = sum(gap for gap in map(int.__sub__, tries[1:], tries) if gap > SECOND // 20) * 10_000 // SECOND
+    assert 0.99 * most - unused <= sum(passed for passed, *_ in told) <= most + 1

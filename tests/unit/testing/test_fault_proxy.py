@@ -39,17 +39,17 @@ def test_latency_delays_each_way() -> None:
     with ScriptedUpstream(each=ECHO) as up, FaultProxy(up.port) as proxy, RawClient(proxy.port) as client:
         client.send(request())
         client.read_response()
-        proxy.add(Latency(0.1))
-        proxy.add(Latency(0.1, jitter=0.01, stream="upstream"))
+        proxy.add(Latency(1.5))
+        proxy.add(Latency(1.5, jitter=0.01, stream="upstream"))
         start = time.monotonic()
         client.send(request())
         client.read_response()
-        assert time.monotonic() - start >= 0.19
+        assert time.monotonic() - start >= 2.98
         proxy.clear()
         start = time.monotonic()
         client.send(request())
         client.read_response()
-        assert time.monotonic() - start < 0.19
+        assert time.monotonic() - start < 2.98
 
 
 def test_bandwidth_spreads_data_over_time() -> None:
@@ -58,7 +58,7 @@ def test_bandwidth_spreads_data_over_time() -> None:
         start = time.monotonic()
         client.send(request(body=b"x" * 20_000))
         assert len(client.read_response().body) == 20_000
-        assert 0.19 <= time.monotonic() - start < 2
+        assert 0.19 <= time.monotonic() - start < 10
 
 
 def test_slicer_cuts_and_keeps_order() -> None:

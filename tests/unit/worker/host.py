@@ -13,12 +13,15 @@ from collections.abc import Callable
 
 from shadowcat.config.addresses import Address
 from shadowcat.config.model import Config, Route, Upstream
-from shadowcat.shm.shared import Shared
+from shadowcat.shm.shared import Shared, worker_number
 from shadowcat.supervisor.inboxes import Inboxes
 from shadowcat.supervisor.process import Child, spawn
 from shadowcat.supervisor.sockets import Listeners
 from shadowcat.supervisor.timing import Timing
 from shadowcat.worker.main import run
+
+PATIENCE = 30.0
+"""Seconds that anything may take on a busy machine."""
 
 
 class Greeter(asyncio.Protocol):
@@ -97,6 +100,7 @@ class Host:
         self.address = self.listeners[0][0].getsockname()
         self.inboxes = Inboxes(2) if spread else None
         self.children: list[Child] = []
+        self._clients: list[socket.socket] = []
 
     def start(self, slot: int, *, stubborn: bool = False, window: float = 0.05) -> Child:
         def main(lifeline) -> int:
@@ -113,22 +117,41 @@ class Host:
 
         child = spawn(f"shadowcat: test worker {slot}", main, lambda: None)
         self.children.append(child)
-        assert select.select([child.lifeline], [], [], 10)[0]
+        assert select.select([child.lifeline], [], [], PATIENCE)[0]
         assert child.receive().ready
         return child
 
+    def connect(self, count: int) -> list[socket.socket]:
+        """Fresh connections. Those left open are closed with the host, or a test that fails would have others
+        fail too.
+        """
+        clients = [socket.create_connection(self.address, timeout=PATIENCE) for _ in range(count)]
+        self._clients += clients
+        return clients
+
     def greetings(self, count: int) -> Counter[int]:
-        """Who answers fresh connections; 0 for those that nobody has answered after 0.3 s."""
-        clients = [socket.create_connection(self.address, timeout=5) for _ in range(count)]
-        answered: Counter[int] = Counter()
-        deadline = time.monotonic() + 0.3
+        """Who answers fresh connections, with a worker at the first slot only; 0 for those that wait in the
+        queue of a slot nobody serves.
+        """
+        clients = self.connect(count)
+        self.let_beat(0)
+        answered, _, _ = select.select(clients, [], [], 0)
+        greeted = Counter(int(client.recv(100)) for client in answered)
+        greeted[0] = count - greeted.total()
         for client in clients:
-            readable, _, _ = select.select([client], [], [], max(0.0, deadline - time.monotonic()))
-            answered[int(client.recv(100)) if readable else 0] += 1
             client.close()
-        return answered
+        return greeted
+
+    def let_beat(self, slot: int) -> None:
+        """Let the loop of a worker come round: afterwards it has done what there was to do."""
+        page = self.shared.page(worker_number(slot))
+        for _ in range(3):
+            beaten = page.heartbeat
+            eventually(lambda beaten=beaten: page.heartbeat != beaten)
 
     def close(self) -> None:
+        for client in self._clients:
+            client.close()
         for child in self.children:
             child.signal(signal.SIGKILL)
             child.reap()
@@ -140,7 +163,7 @@ class Host:
 
 
 def exit_of(host: Host, child: Child) -> str:
-    assert select.select([child.pidfd], [], [], 10)[0], "it does not end"
+    assert select.select([child.pidfd], [], [], PATIENCE)[0], "it does not end"
     host.children.remove(child)
     how = child.reap()
     child.close()
@@ -148,7 +171,7 @@ def exit_of(host: Host, child: Child) -> str:
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.002)

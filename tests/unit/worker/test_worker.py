@@ -28,9 +28,9 @@ def test_it_shows_signs_of_life(host):
     page = host.shared.page(worker_number(0))
     assert page.pid == child.pid
     assert page.state is State.READY
-    before = page.heartbeat
-    eventually(lambda: page.heartbeat > before)
-    assert time.monotonic_ns() - page.heartbeat < 2_000_000_000
+    now = time.monotonic_ns()
+    eventually(lambda: page.heartbeat > now)
+    assert page.heartbeat <= time.monotonic_ns()
 
 
 def test_it_accepts_for_its_own_slot_and_for_others_only_when_told(host):
@@ -39,7 +39,7 @@ def test_it_accepts_for_its_own_slot_and_for_others_only_when_told(host):
     assert alone[child.pid] > 5
     assert alone[0] > 5  # these wait in the queue of slot 1
     host.shared.mail.send(SUPERVISOR, worker_number(0), Mail.ADOPT_SLOT, 1)
-    eventually(lambda: host.greetings(20) == {child.pid: 20})
+    eventually(lambda: host.greetings(20)[child.pid] == 20)
     host.shared.mail.send(SUPERVISOR, worker_number(0), Mail.RELEASE_SLOT, 1)
     eventually(lambda: host.greetings(20)[0] > 0)
     assert host.greetings(60)[child.pid] > 5  # still there for its own
@@ -47,7 +47,7 @@ def test_it_accepts_for_its_own_slot_and_for_others_only_when_told(host):
 
 def test_who_waited_in_the_queue_of_an_orphan_is_served_after_adoption(host):
     child = host.start(0)
-    clients = [socket.create_connection(host.address, timeout=5) for _ in range(40)]
+    clients = host.connect(40)
     host.shared.mail.send(SUPERVISOR, worker_number(0), Mail.ADOPT_SLOT, 1)
     for client in clients:
         assert int(client.recv(100)) == child.pid
@@ -57,27 +57,26 @@ def test_who_waited_in_the_queue_of_an_orphan_is_served_after_adoption(host):
 def test_drain_takes_who_is_in_the_queue_and_ends(host):
     child = host.start(0, window=0.0)
     child.signal(signal.SIGSTOP)
-    clients = [socket.create_connection(host.address, timeout=5) for _ in range(40)]
+    clients = host.connect(40)
     child.signal(signal.SIGTERM)
     child.signal(signal.SIGCONT)
-    page = host.shared.page(worker_number(0))
-    eventually(lambda: page.state is State.DRAINING)
-    told, deadline = 0, time.monotonic() + 0.5
-    for client in clients:
-        if select.select([client], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            with client.makefile("rb") as lines:
-                assert lines.read() == b"%d\ndrain\n" % child.pid
-            told += 1
-        client.close()
-    assert told > 5
     assert exit_of(host, child) == "exit status 0"
+    assert host.shared.page(worker_number(0)).state is State.DRAINING
+    # The others wait in the queue of the second slot.
+    told, _, _ = select.select(clients, [], [], 0)
+    assert len(told) > 5
+    for client in told:
+        with client.makefile("rb") as lines:
+            assert lines.read() == b"%d\ndrain\n" % child.pid
+    for client in clients:
+        client.close()
 
 
 def test_drain_has_a_deadline():
     host = Host(drain_timeout=0.3)
     child = host.start(0, stubborn=True)
     other = host.start(1)
-    clients = [socket.create_connection(host.address, timeout=5) for _ in range(20)]
+    clients = host.connect(20)
     pids = [int(client.recv(100)) for client in clients]
     child.signal(signal.SIGTERM)
     assert exit_of(host, child) == "exit status 0"
