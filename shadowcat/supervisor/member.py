@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from shadowcat.shm.page import Page
 from shadowcat.shm.shared import Lifeline
 from shadowcat.supervisor.process import Child
+from shadowcat.supervisor.pulse import Pulse
 from shadowcat.supervisor.slots import Slot
 
 
@@ -28,6 +29,7 @@ class Member:
     number: int | None = None
     """Process number in shared memory; None for a process that has no page."""
     page: Page | None = None
+    pulse: Pulse = field(default_factory=Pulse)
     worker: int | None = None
     """The worker slot; None for all but workers."""
     child: Child | None = field(default=None)

@@ -24,7 +24,6 @@ from shadowcat.supervisor.sockets import Listeners
 from shadowcat.supervisor.systemd import Notifier
 from shadowcat.supervisor.timing import Timing
 
-_NS: Final = 1_000_000_000
 _PAUSE: Final = 1.0
 """A longer gap between two ticks means that the supervisor itself (the host, a container) was paused, and the
 others with it: their heartbeats get this long to catch up before they are judged."""
@@ -85,7 +84,7 @@ class Supervisor:
         self._asked = 0.0
         self._listening = True
         self._reloading = False
-        self._last_tick = self._judge_from = time.monotonic()
+        self._last_tick = time.monotonic()
         self._signals = SignalPipe()
         self._selector.register(self._signals.fileno(), selectors.EVENT_READ, self._read_signals)
 
@@ -119,8 +118,10 @@ class Supervisor:
 
     def _tick(self, now: float) -> None:
         self._shared.page(SUPERVISOR).beat(time.monotonic_ns())
-        if now - self._last_tick > _PAUSE:
-            self._judge_from = now + _PAUSE
+        if (gap := now - self._last_tick) > _PAUSE:
+            for member in self._members:
+                if member.page is not None:
+                    member.pulse.excuse(member.page.heartbeat, gap + _PAUSE)
         self._last_tick = now
         for member in self._members:
             if member.slot.due(now):
@@ -380,10 +381,9 @@ class Supervisor:
 
     def _silence(self, member: Member) -> float:
         """Seconds since the last heartbeat; 0 where none can be expected."""
-        now = time.monotonic()
-        if member.page is None or now < self._judge_from:
+        if member.page is None:
             return 0.0
-        return now - max(member.page.heartbeat / _NS, self._judge_from)
+        return member.pulse.silence(member.page.heartbeat, time.monotonic())
 
     def _summary(self) -> str:
         return f"serving {', '.join(self._listeners.names)} with {len(self._workers)} workers"
