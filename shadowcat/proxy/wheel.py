@@ -14,8 +14,8 @@ TICK: Final = 0.1
 """Seconds between rounds. A deadline fires up to this much late, and never early."""
 _STALL: Final = 1.0
 _AT_ONCE: Final = 4
-"""Deadlines acted on before others get their turn: to refuse a client takes 30 us, to cut off one that is being
-sent a MiB, and to take the rest of that from its upstream, 0.25 ms."""
+"""Deadlines acted on before others get their turn: to refuse a client takes 30 us, to cut off one that is
+being sent a MiB, and to take the rest of that from its upstream, 0.25 ms."""
 _HORIZON: Final = 5.0
 """Far deadlines are looked at this often, so that no slot holds on to a closed connection for long."""
 
