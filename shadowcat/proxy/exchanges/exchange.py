@@ -292,7 +292,7 @@ class Exchange(Timed):
         if client is not None:
             if self.plane.observers:
                 self._tell(client, complete=True)
-            client.exchange_ended(close=self.close_after)
+            client.exchange_ended(self.close_after)
 
     def no_answer(self, refusal: Refusal) -> None:
         """The upstream connection ended, or its time was up, and the client has nothing of an answer."""

@@ -141,10 +141,11 @@ class Pool:
 
     # For exchanges.
 
-    def acquire(self, exchange: Job, *, fresh: bool = False) -> None:
+    def acquire(self, exchange: Job, fresh: bool = False) -> None:
         """Give `exchange` a connection, now or later; `exchange.send` or `exchange.no_connection` follows.
 
-        `fresh` asks for one that has not been idle, and so cannot have been closed meanwhile.
+        `fresh` asks for one that has not been idle, and so cannot have been closed meanwhile. It is
+        no keyword-only argument: those take CPython 3.11 the slow way, even where none is given.
         """
         outcomes = self.outcomes
         if outcomes is not None and outcomes.word[0] & STATE_MASK and not outcomes.lets_in(exchange):
