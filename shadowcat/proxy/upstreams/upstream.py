@@ -428,7 +428,9 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         flushed = self._size <= _FLUSH_CHECK or not self._transport.get_write_buffer_size()
         plane = self._plane
         if self._reusable and flushed and self._idle_timeout > 0.0 and not plane.draining:
-            if self._pool.keeps(self):
+            pool = self._pool
+            if not pool.pressed or pool.keeps(self):
+                pool.idle.append(self)
                 # As `_rest`, without the call: this is at the end of every exchange.
                 self._phase = _IDLE
                 self.deadline = deadline = plane.wheel.now + self._idle_timeout
