@@ -51,6 +51,7 @@ _QUEUED: Final = State.QUEUED
 _SENT: Final = State.SENT
 _OPEN: Final = State.OPEN
 _DONE: Final = State.DONE
+_answers_whole: Final = Exchange.answers_whole
 
 
 class UnboundExchange(Exchange):
@@ -139,7 +140,7 @@ class SessionExchange(LockExchange):
         envelope = self.envelope
         if self._pin.is_watched or (envelope is not None and envelope.method in NOTED):
             return False
-        return Exchange.answers_whole(self, status)  # `super` takes three times as long.
+        return _answers_whole(self, status)  # `super` takes three times as long.
 
     def open(
         self, head: ResponseTemplate, values: tuple[bytes, ...], body: Body, length: int
