@@ -87,7 +87,8 @@ class SessionExchange(LockExchange):
         self.session_line = b""
         self.watch = None
         session = self.template.session
-        if session is not None and self.plane.sessions.use(session, int(self.started * NANOSECONDS)):
+        use = self.plane.sessions.use  # `sessions.use()` would look for a method first.
+        if session is not None and use(session, int(self.started * NANOSECONDS)):
             self._go(session)
         else:
             self._find()
