@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from math import inf
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from shadowcat.config.model import Timeouts
 from shadowcat.mcp.methods import DISCOVER, LISTEN
@@ -12,7 +14,7 @@ from shadowcat.mcp.methods import DISCOVER, LISTEN
 _PROMPT: Final = frozenset({"ping", DISCOVER})
 
 
-class Waits(NamedTuple):
+class Waits(Struct, frozen=True, gc=False):
     """Bounds in seconds from the moment the request was here as a whole: waits for a connection and a second
     try are within them.
     """

@@ -327,7 +327,7 @@ class ClientConnection(Kept):
         self._meters.client_sent += len(data)
         self._transport.write(data)
 
-    def exchange_ended(self, *, close: bool) -> None:
+    def exchange_ended(self, close: bool) -> None:
         """The answer is complete: make ready for the next request, which may already be in the buffer."""
         self._exchange = None
         if close or self._half_closed:
@@ -400,7 +400,7 @@ class ClientConnection(Kept):
         self.write(text)
         if plane.observers:
             plane.observe(own.observation(self.name(own.template), plane.clock(), len(text)))
-        self.exchange_ended(close=close)
+        self.exchange_ended(close)
 
     def name(self, template: RequestTemplate | None) -> str:
         """The client's address, seen through trusted proxies."""

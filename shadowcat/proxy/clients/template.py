@@ -39,6 +39,8 @@ _TRACEPARENT: Final = b"traceparent"
 _TRACESTATE: Final = b"tracestate"
 _LAST_EVENT_ID: Final = b"last-event-id"
 _NOTHING_MIRRORED: Final = Mirrored()
+_UNPLAIN: Final = "\ud800"
+"""The name of nothing: a lone surrogate is in no text of an envelope."""
 _MOST_RENDERED: Final = 1024
 """Origins; what is beyond is rendered anew."""
 
@@ -46,6 +48,18 @@ _MOST_RENDERED: Final = 1024
 def _plain(values: Sequence[bytes]) -> str | None:
     """The text of a field that occurs once."""
     return values[0].decode("latin-1") if len(values) == 1 else None
+
+
+def _plain_name(values: Sequence[bytes]) -> str | None:
+    """The name that `Mcp-Name` says plainly: None without one, `_UNPLAIN` if it takes a closer look."""
+    if not values:
+        return None
+    if len(values) > 1 or values[0].startswith(ENCODED):
+        return _UNPLAIN
+    try:
+        return values[0].decode()
+    except UnicodeDecodeError:
+        return _UNPLAIN
 
 
 class RequestTemplate:
@@ -57,6 +71,7 @@ class RequestTemplate:
         "_lines",
         "_mirrored",
         "_name_hole",
+        "_named",
         "_opening",
         "_plain_method",
         "_plain_name",
@@ -178,7 +193,9 @@ class RequestTemplate:
             self._name_hole = self._holes.index(_NAME) if _NAME in self._holes else -1
         self._plain_version = _plain(self._mirrored.version)
         self._plain_method = _plain(self._mirrored.method)
-        self._plain_name = self._mirrored.name[0] if len(self._mirrored.name) == 1 else None
+        self._plain_name = _plain_name(self._mirrored.name)
+        self._named: tuple[bytes, ...] | None = None
+        """The varying values of which that is the name, where the name is one of them."""
         self._rendered: dict[Origin, tuple[bytes, tuple[int, ...] | None]] = {}
         self._opening = b""
         """The head written last, and what for: clients repeat even the length of their bodies."""
@@ -344,17 +361,11 @@ class RequestTemplate:
         else:
             version = envelope.version
             name = envelope.name
-        if version != self._plain_version:
-            return False
-        if self._name_hole >= 0:
-            header = values[self._name_hole]
-        elif self._plain_name is not None:
-            header = self._plain_name
-        else:
-            return name is None and not self._mirrored.name
-        if name is None or header != name.encode():
-            return False
-        return header[: len(ENCODED)] != ENCODED  # `startswith` takes twice as long.
+        if values is not self._named and self._name_hole >= 0:
+            # Once per head as it is: who repeats it has the same tuple.
+            self._plain_name = _plain_name((values[self._name_hole],))
+            self._named = values
+        return version == self._plain_version and name == self._plain_name
 
     def render(self, origin: Origin, client: bytes, body: bytes, values: tuple[bytes, ...]) -> bytes:
         """The whole request as `origin` gets it.

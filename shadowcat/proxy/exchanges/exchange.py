@@ -131,7 +131,8 @@ class Exchange(Timed):
         method = envelope.method if envelope is not None else None
         self.waits = route.usual_waits.get(method) or route.waits(template.method, envelope)
         """Bounds on the answer, in seconds from `started`."""
-        self.started = plane.clock()
+        clock = plane.clock  # `plane.clock()` would look for a method first.
+        self.started = clock()
         route.retries.requests += 1
         self._tried = 1
 
@@ -292,7 +293,7 @@ class Exchange(Timed):
         if client is not None:
             if self.plane.observers:
                 self._tell(client, complete=True)
-            client.exchange_ended(close=self.close_after)
+            client.exchange_ended(self.close_after)
 
     def no_answer(self, refusal: Refusal) -> None:
         """The upstream connection ended, or its time was up, and the client has nothing of an answer."""
@@ -434,8 +435,9 @@ class Exchange(Timed):
         if self._client is None:
             plane.settle(self)
         self._client = None
+        clock = plane.clock
         meters = self._route.meters
-        meters.durations.append(plane.clock() - self.started)
+        meters.durations.append(clock() - self.started)
         if self._status:
             meters.statuses[self._status] += 1
 

@@ -133,7 +133,7 @@ class Gate:
             data, self._last = self._last, data
         self._pass(data)
 
-    def exchange_ended(self, *, close: bool) -> None:
+    def exchange_ended(self, close: bool) -> None:
         """The answer is complete."""
         if not self._is_stream:
             self._note(self._requests.end())
@@ -216,7 +216,7 @@ class Gate:
             client.write(held)
         if self._has_ended:
             self._leave()
-            client.exchange_ended(close=self._close)
+            client.exchange_ended(self._close)
 
     def _fail(self) -> None:
         """It cannot be noted: the client must not take what it has for the whole."""

@@ -51,6 +51,7 @@ _QUEUED: Final = State.QUEUED
 _SENT: Final = State.SENT
 _OPEN: Final = State.OPEN
 _DONE: Final = State.DONE
+_answers_whole: Final = Exchange.answers_whole
 
 
 class UnboundExchange(Exchange):
@@ -86,7 +87,8 @@ class SessionExchange(LockExchange):
         self.session_line = b""
         self.watch = None
         session = self.template.session
-        if session is not None and self.plane.sessions.use(session, int(self.started * NANOSECONDS)):
+        use = self.plane.sessions.use  # `sessions.use()` would look for a method first.
+        if session is not None and use(session, int(self.started * NANOSECONDS)):
             self._go(session)
         else:
             self._find()
@@ -139,7 +141,7 @@ class SessionExchange(LockExchange):
         envelope = self.envelope
         if self._pin.is_watched or (envelope is not None and envelope.method in NOTED):
             return False
-        return Exchange.answers_whole(self, status)  # `super` takes three times as long.
+        return _answers_whole(self, status)  # `super` takes three times as long.
 
     def open(
         self, head: ResponseTemplate, values: tuple[bytes, ...], body: Body, length: int

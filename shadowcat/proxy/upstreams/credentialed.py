@@ -101,12 +101,12 @@ class FetchedPool(Pool):
                 exchange, fresh = next(iter(self._delayed.items()))
                 del self._delayed[exchange]
                 exchange.deadline = inf
-                Pool.acquire(self, exchange, fresh=fresh)
+                Pool.acquire(self, exchange, fresh)
 
-    def acquire(self, exchange: Job, *, fresh: bool = False) -> None:
+    def acquire(self, exchange: Job, fresh: bool = False) -> None:
         """Give `exchange` a connection once there is a credential for it."""
         if self._plane.clock() < self._until:
-            Pool.acquire(self, exchange, fresh=fresh)  # `super` takes three times as long.
+            Pool.acquire(self, exchange, fresh)  # `super` takes three times as long.
         elif self._closed or len(self._delayed) >= self._max_queue:
             exchange.no_connection(Refusal.CREDENTIAL_MISSING, self.origin.name)
         else:
@@ -152,12 +152,12 @@ class PersonalPool(Pool):
         credential = self.upstream.credential
         return credential.token_exchange if credential is not None else None
 
-    def acquire(self, exchange: Job, *, fresh: bool = False) -> None:
+    def acquire(self, exchange: Job, fresh: bool = False) -> None:
         """Give `exchange` a connection, if what it has to present is there."""
         if self.line_for(getattr(exchange, "admitted", None)) is None:
             exchange.no_connection(Refusal.CREDENTIAL_MISSING, self.origin.name)
         else:
-            Pool.acquire(self, exchange, fresh=fresh)
+            Pool.acquire(self, exchange, fresh)
 
     def line_for(self, admitted: Admitted | None) -> bytes | None:
         """The header field that tells the upstream who the client is; None if there is nothing to tell."""

@@ -58,13 +58,11 @@ class Pool:
         "_dialling",
         "_dials",
         "_elsewhere",
-        "_idle",
         "_logged_at",
         "_looked_at",
         "_max_age",
         "_max_queue",
         "_plane",
-        "_pressed",
         "_queue_timeout",
         "_room",
         "_slots",
@@ -72,12 +70,14 @@ class Pool:
         "_waiting",
         "_young",
         "generation",
+        "idle",
         "idle_timeout",
         "limit",
         "meters",
         "origin",
         "outcomes",
         "place",
+        "pressed",
         "row",
         "upstream",
     )
@@ -103,7 +103,8 @@ class Pool:
         self.row = site.row
         self.generation = site.generation
         self.place = place(site.row, site.generation)
-        self._idle: list[UpstreamConnection] = []
+        self.idle: list[UpstreamConnection] = []
+        """Those that wait for a request, the one used last at the end."""
         self._waiting: deque[Job] = deque()
         self._dials = 0
         self._dialling: set[int] = set()
@@ -115,7 +116,7 @@ class Pool:
         """Those among them that may serve further exchanges, the oldest one first."""
         self._stale = 0
         """Connections from dials up to this number are not used."""
-        self._pressed = False
+        self.pressed = False
         """Whether a connection that comes free may have something else to do than to wait for a request."""
         self._contested = False
         """Whether it may have to be closed, for there are too many, or others wait; not looked at for each
@@ -141,23 +142,24 @@ class Pool:
 
     # For exchanges.
 
-    def acquire(self, exchange: Job, *, fresh: bool = False) -> None:
+    def acquire(self, exchange: Job, fresh: bool = False) -> None:
         """Give `exchange` a connection, now or later; `exchange.send` or `exchange.no_connection` follows.
 
-        `fresh` asks for one that has not been idle, and so cannot have been closed meanwhile.
+        `fresh` asks for one that has not been idle, and so cannot have been closed meanwhile. It is
+        no keyword-only argument: those take CPython 3.11 the slow way, even where none is given.
         """
         outcomes = self.outcomes
         if outcomes is not None and outcomes.word[0] & STATE_MASK and not outcomes.lets_in(exchange):
             return
-        if self._idle and not fresh:
+        if self.idle and not fresh:
             self.meters.reused += 1
-            self._idle.pop().begin(exchange)
+            self.idle.pop().begin(exchange)
             return
         if self._closed:
             exchange.no_connection(Refusal.NO_UPSTREAM, self.origin.name)
             return
         self._waiting.append(exchange)
-        self._pressed = True
+        self.pressed = True
         self._plane.wheel.set(exchange, self._plane.loop.time() + self._queue_timeout)
         self.look_for_room()
         if len(self._waiting) > len(self._dialling) and self._slots.waiting(self.row) > self._max_queue:
@@ -197,27 +199,25 @@ class Pool:
             self._plane.cells[self.meters.dials] += 1
             self._connections[connection] = self._young[connection] = self._plane.loop.time()
         if dial <= self._stale:
-            self._idle.append(connection)
+            self.idle.append(connection)
             connection.abandon()
             return False
         if self._waiting:
             self.meters.first_uses += 1
             self._serve(connection)
             return False
-        self._idle.append(connection)
+        self.idle.append(connection)
         return True
 
     def keeps(self, connection: UpstreamConnection) -> bool:
-        """A connection has done its exchange: it gets the next one; true if it stays idle."""
-        if self._pressed:
-            if self._yields():
-                connection.abandon()
-                return False
-            if self._waiting:
-                self.meters.reused += 1
-                self._serve(connection)
-                return False
-        self._idle.append(connection)
+        """A connection has done its exchange, and may have more to do than to become idle; true if not."""
+        if self._yields():
+            connection.abandon()
+            return False
+        if self._waiting:
+            self.meters.reused += 1
+            self._serve(connection)
+            return False
         return True
 
     def _serve(self, connection: UpstreamConnection) -> None:
@@ -233,7 +233,7 @@ class Pool:
             self.meters.closed(self._plane.loop.time() - opened)
         self._young.pop(connection, None)
         if idle:
-            self._idle.remove(connection)
+            self.idle.remove(connection)
 
     def gone(self) -> None:
         """A connection is closed, at the end of this turn of the loop: only then another one may take its
@@ -255,19 +255,19 @@ class Pool:
             for connection, opened in list(islice(young.items(), most)):
                 if opened + self._max_age <= now:
                     self._retire(connection)
-        if self._pressed or self._room.others_wait:
+        if self.pressed or self._room.others_wait:
             self.make_room()
 
     def make_room(self) -> None:
         """Close idle connections in place of which others wait to open some, or that are too many."""
         self._contested = self._slots.free(self.row, self.limit) < 0 or self._demand().requests > 0
-        while self._idle and self._yields():
-            self._idle[0].abandon()
-        self._pressed = self._contested or bool(self._waiting)
+        while self.idle and self._yields():
+            self.idle[0].abandon()
+        self.pressed = self._contested or bool(self._waiting)
 
     def publish(self) -> None:
         """Put the pool's numbers where others can read them."""
-        idle = len(self._idle)
+        idle = len(self.idle)
         active = len(self._connections) - idle
         queue = len(self._waiting)
         self.meters.publish(idle=idle, active=active, queue=queue)
@@ -288,7 +288,7 @@ class Pool:
 
     def close_idle(self) -> None:
         """Close what nobody uses."""
-        for connection in list(self._idle):
+        for connection in list(self.idle):
             connection.abandon()
 
     def host_busy(self) -> int:
@@ -297,7 +297,7 @@ class Pool:
         if now != self._looked_at:
             self._looked_at = now
             self._elsewhere = self._slots.busy_elsewhere(self.row)
-        return len(self._connections) - len(self._idle) + len(self._waiting) + self._elsewhere
+        return len(self._connections) - len(self.idle) + len(self._waiting) + self._elsewhere
 
     # Live changes.
 
@@ -311,7 +311,7 @@ class Pool:
         if origin is not None:
             self.flush()
         self._configure(config, upstream)
-        self._pressed = True  # There may be more connections than the new limit allows.
+        self.pressed = True  # There may be more connections than the new limit allows.
 
     def watch(self, outcomes: Outcomes | None) -> None:
         """Have what becomes of its exchanges looked at from now on, or no more; by other connections."""
@@ -362,7 +362,7 @@ class Pool:
             self._plane.spawn(self._dial(self._dials))
         self._say_who_waits()
         # Those that want a fresh connection have no use for an idle one.
-        for connection in self._idle[: max(0, len(waiting) - len(dialling) - self._closing)]:
+        for connection in self.idle[: max(0, len(waiting) - len(dialling) - self._closing)]:
             connection.abandon()
 
     def _say_who_waits(self) -> None:

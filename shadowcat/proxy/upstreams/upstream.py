@@ -60,7 +60,6 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         "_exchange",
         "_held",
         "_idle_timeout",
-        "_large",
         "_left",
         "_limit",
         "_meters",
@@ -75,6 +74,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         "_recall",
         "_reusable",
         "_sent_at",
+        "_size",
         "_transport",
         "_watch",
     )
@@ -109,7 +109,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._reusable = True
         self._sent_at = 0.0
         """When the request was sent; 0 once its answer has been timed, and for most that are not."""
-        self._large = False
+        self._size = 0
+        """Bytes of the request."""
         self._paused = False
         self._idle_timeout = pool.idle_timeout
         """Seconds; 0: this exchange is the last one."""
@@ -208,9 +209,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if not self._pool.meters.reused & _SAMPLE:
             self._sent_at = self._plane.clock()
         request = exchange.send(self)
-        size = len(request)
+        size = self._size = len(request)
         self._meters.upstream_sent += size
-        self._large = size > _FLUSH_CHECK
         self._transport.write(request)
         self.deadline = deadline = exchange.started + exchange.waits.first_byte
         if deadline < self.filed:
@@ -425,10 +425,12 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if self._paused:
             self.resume()
         # A response that ends before its request was flushed leaves request bytes behind on the connection.
-        flushed = not self._large or not self._transport.get_write_buffer_size()
+        flushed = self._size <= _FLUSH_CHECK or not self._transport.get_write_buffer_size()
         plane = self._plane
-        if self._reusable and flushed and self._idle_timeout > 0 and not plane.draining:
-            if self._pool.keeps(self):
+        if self._reusable and flushed and self._idle_timeout > 0.0 and not plane.draining:
+            pool = self._pool
+            if not pool.pressed or pool.keeps(self):
+                pool.idle.append(self)
                 # As `_rest`, without the call: this is at the end of every exchange.
                 self._phase = _IDLE
                 self.deadline = deadline = plane.wheel.now + self._idle_timeout
