@@ -39,8 +39,8 @@ _TRACEPARENT: Final = b"traceparent"
 _TRACESTATE: Final = b"tracestate"
 _LAST_EVENT_ID: Final = b"last-event-id"
 _NOTHING_MIRRORED: Final = Mirrored()
-_UNPLAIN: Final = "\ud800"
-"""The name of nothing: a lone surrogate is in no text of an envelope."""
+_UNPLAIN: Final = object()
+"""Equals no name that an envelope may have."""
 _MOST_RENDERED: Final = 1024
 """Origins; what is beyond is rendered anew."""
 
@@ -50,7 +50,7 @@ def _plain(values: Sequence[bytes]) -> str | None:
     return values[0].decode("latin-1") if len(values) == 1 else None
 
 
-def _plain_name(values: Sequence[bytes]) -> str | None:
+def _plain_name(values: Sequence[bytes]) -> object:
     """The name that `Mcp-Name` says plainly: None without one, `_UNPLAIN` if it takes a closer look."""
     if not values:
         return None
