@@ -62,15 +62,10 @@ class Retirement:
 
     async def look(self) -> None:
         """Carry out what is due."""
-        now = time.monotonic_ns()
         snapshot = self._present.snapshot
-        due = [
-            seat
-            for _, _, _, seat in snapshot.upstreams()
-            if seat.phase is Phase.DRAINING and NO_DEADLINE < seat.until_ns <= now
-        ]
+        due = self._due()
         if due:
-            await self._end_sessions({_key(seat) for seat in due})
+            await self._end_sessions()
             await asyncio.sleep(_FAREWELL)
         idle = await self._idle([one.seat for one in snapshot.leaving if one.seat not in due])
         if not due and not idle:
@@ -85,6 +80,15 @@ class Retirement:
             if seat.row in over | freed:
                 LOGGER.info("upstream %s of %s is drained", upstream_name(upstream), path)
         self._publisher.publish(seats.settle(snapshot, over, freed))
+
+    def _due(self) -> list[Seat]:
+        """Those whose deadline has passed, as things are now."""
+        now = time.monotonic_ns()
+        return [
+            seat
+            for _, _, _, seat in self._present.snapshot.upstreams()
+            if seat.phase is Phase.DRAINING and NO_DEADLINE < seat.until_ns <= now
+        ]
 
     async def _idle(self, seats: list[Seat]) -> list[Seat]:
         """Those of them that nobody needs any more: by the counts, and by the table itself."""
@@ -121,10 +125,13 @@ class Retirement:
             await asyncio.sleep(0)
         return found
 
-    async def _end_sessions(self, rows: set[tuple[int, int]]) -> None:
-        """Have all sessions ended that are pinned to one of these."""
+    async def _end_sessions(self) -> None:
+        """Have all sessions ended that are pinned to those that are due."""
         for _ in range(_ROUNDS):
-            sessions = await self._sessions_of(rows)
+            found = await self._sessions_of({_key(seat) for seat in self._due()})
+            # One that was taken back meanwhile may have new sessions, which are not to end.
+            still = {_key(seat) for seat in self._due()}
+            sessions = [each for each in found if (each.record.row, each.record.generation) in still]
             if not sessions:
                 return
             workers = self._closer.workers(time.monotonic_ns())

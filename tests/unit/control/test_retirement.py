@@ -19,6 +19,7 @@ from shadowcat.control.present import Present
 from shadowcat.control.publisher import Publisher
 from shadowcat.control.retirement import Retirement
 from shadowcat.shm.page import State
+from shadowcat.shm.sessions.table import Session
 from shadowcat.shm.shared import CONTROL, Shared, worker_number
 
 from .people import opened
@@ -121,3 +122,30 @@ def test_another_ones_deadline_does_not_hurry_it(host: Host, monkeypatch: pytest
     host.take_up(0, 1)
     assert host.leaving() == [1]
     assert host.present.snapshot.seats[0][0].phase is Phase.DRAINED
+
+
+def test_sessions_of_one_that_was_taken_back_go_on(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its row again, and new sessions there, before the look that was to end the old ones is over."""
+    for pause in ("_FAREWELL", "_PAUSE"):
+        monkeypatch.setattr(retirement, pause, 0.0)
+    gone = host.present.snapshot
+    (one,) = gone.leaving
+    over = replace(gone, version=gone.version + 1, leaving=[replace(one, seat=replace(one.seat, until_ns=1))])
+    host.shared.snapshot.write(over.version, seats.encode(over))
+    old = opened(host.table, row=1, generation=one.seat.generation)
+    ordered = []
+
+    def order(_: Closer, session: Session, workers: list[int]) -> bool:
+        ordered.append(session.id)
+        host.table.delete(session)
+        if session.id == old.id:
+            config = replace(gone.config, routes=[replace(gone.config.routes[0], upstreams=[A, B])])
+            back = seats.change(over, config, {}, now_ns=2, taken_up=0)
+            assert back.seats[0][1].row == one.seat.row
+            host.shared.snapshot.write(back.version, seats.encode(back))
+            opened(host.table, row=1, generation=back.seats[0][1].generation)
+        return True
+
+    monkeypatch.setattr(Closer, "order", order)
+    assert host.leaving() == []
+    assert ordered == [old.id]
