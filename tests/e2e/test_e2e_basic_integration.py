@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from shadowcat.testing.mock_mcp.client import MockProcess
 from shadowcat.testing.raw_client import RawClient
 from tests.e2e.harness import COMMAND, Shadowcat, eventually, post
+from tests.e2e.starts import held_port
 from tests.e2e.traffic import Message, initialize, legacy, request, tool
 from tests.e2e.upstreams import header
 
@@ -46,9 +48,11 @@ def _fresh(mock: MockProcess) -> None:
 
 
 def test_starts_serves_and_stops_without_a_leak_on_the_same_addresses_again(mock: MockProcess) -> None:
-    config: dict[str, Any] = {"routes": [{"upstreams": [{"url": mock.url}]}]}
-    for _ in range(2):
-        with Shadowcat(config) as cat:
+    with ExitStack() as stack:
+        addresses = {key: f"127.0.0.1:{stack.enter_context(held_port())}" for key in ("listen", "admin")}
+        for _ in range(2):
+            cat = stack.enter_context(Shadowcat(addresses | {"routes": [{"upstreams": [{"url": mock.url}]}]}))
+            assert (cat.ready["listen"], cat.ready["admin"]) == ([addresses["listen"]], addresses["admin"])
             with RawClient(cat.address[1]) as client:
                 client.send(initialize("first").wire("/mcp"))
                 answer = client.read_response()
@@ -66,7 +70,6 @@ def test_starts_serves_and_stops_without_a_leak_on_the_same_addresses_again(mock
             assert not any(process.is_running() for process in family.values())
             # The connection that asks is the only one left.
             eventually(lambda: mock.control.state()["open_connections"] == 1, what="end of the pool")
-            config |= {key: cat.ready[key] for key in ("listen", "admin")}
 
 
 def test_a_request_that_was_begun_before_the_drain_is_answered(mock: MockProcess) -> None:
@@ -219,24 +222,27 @@ def behaviour(cat: Shadowcat, mock: MockProcess) -> dict[str, Any]:
         return tool("echo", {"text": "x" * (size - len(empty.body))})
 
     # What the client claims makes no difference.
-    slow = tool("slow", {"seconds": 20})
-    slow.headers["Authorization"] = "Bearer of the client"
+    quick, slow = sized(100), tool("slow", {"seconds": 20})
+    for message in (quick, slow):
+        message.headers["Authorization"] = "Bearer of the client"
     answers = {
         "/mcp": answer("/mcp", sized(BODY_LIMIT)),
         "/mcp below": answer("/mcp/sse?a=b", sized(BODY_LIMIT)),
         "/mcp too large": answer("/mcp", sized(BODY_LIMIT + 1)),
-        "/team/b": answer("/team/b", sized(100)),
+        "/team/b": answer("/team/b", quick),
         "/team/b slow": answer("/team/b", slow),
         "/team": answer("/team", sized(100)),
     }
     status = cat.status()
+    # Each kind once: its time may be over before the slow one has got to the server.
+    captured = [(one["target"], header(one, "authorization")) for one in mock.control.requests()]
     return {
         "workers": len(status["workers"]),
         "upstreams": [
             (route["path"], one["name"]) for route in status["routes"] for one in route["upstreams"]
         ],
         "answers": answers,
-        "captured": [(one["target"], header(one, "authorization")) for one in mock.control.requests()],
+        "captured": list(dict.fromkeys(captured)),
     }
 
 
@@ -254,7 +260,6 @@ EXPECTED: dict[str, Any] = {
     "captured": [
         ("/mcp", None),
         ("/mcp/sse?a=b", None),
-        ("/mcp/json", "Bearer own"),
         ("/mcp/json", "Bearer own"),
     ],
 }
