@@ -45,7 +45,7 @@ sys.exit(shadowcat.run(config))
 def held_port() -> Iterator[int]:
     """A loopback port for a start whose address has to be known before it, or to be the same once more.
 
-    Bound, and never listening: nobody else gets it meanwhile, and with SO_REUSEADDR a listener may bind it too.
+    Bound, and never listening: nobody else gets it, and with SO_REUSEADDR a listener may have it, too.
     """
     with socket.socket() as hold:
         hold.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
