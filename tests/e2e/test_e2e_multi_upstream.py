@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from tests.e2e.harness import Shadowcat
+from tests.e2e.harness import PATIENCE, Shadowcat
 from tests.e2e.sessions import Session, exchange, initialize, whoami_in
 from tests.e2e.traffic import Connection, modern
 from tests.e2e.upstreams import Upstream, header, running
@@ -95,13 +94,13 @@ def ask(
     count: int,
     connections: int = 8,
     *,
-    patience: float = 10.0,
+    hanging: Callable[[], int] = lambda: 0,
     fields: Mapping[str, str] | None = None,
     **arguments: Any,
 ) -> Counter[str]:
     """Modern tool calls over keep-alive connections that take turns by themselves; who answered them.
 
-    What is not answered in time is left.
+    What will never be answered is left: `hanging` says how many requests are where nobody answers.
     """
     tool = "echo" if arguments else "whoami"
     message = modern("tools/call", {"name": tool, "arguments": arguments})
@@ -118,10 +117,13 @@ def ask(
                     found[answer.json["result"]["structuredContent"]["server"]] += 1
 
     async def all_of_them() -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience), asyncio.TaskGroup() as group:
-                for _ in range(connections):
-                    group.create_task(use())
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            pending = {group.create_task(use()) for _ in range(connections)}
+            # A connection has one request at a time: it hangs, or is used for the next one.
+            while len(pending) > await asyncio.to_thread(hanging):
+                _, pending = await asyncio.wait(pending, timeout=0.02)
+            for task in pending:
+                task.cancel()
 
     asyncio.run(all_of_them())
     return found
@@ -204,7 +206,9 @@ def test_least_connections_of_sessions_is_by_weight(cat: Shadowcat, trio: Trio) 
 
 def test_least_connections_leaves_one_that_hangs_alone(cat: Shadowcat, trio: Trio) -> None:
     trio[0].control.add_fault("hang", rpc="tools/call")
-    answers = ask(cat, "/least_connections", 24 * 25, 24, patience=4.0)
+    answers = ask(
+        cat, "/least_connections", 24 * 25, 24, hanging=lambda: len(trio[0].seen(rpc_method="tools/call"))
+    )
     hanging, *others = received(trio, "tools/call")
     # It has the greatest weight, and gets what it can bear at a time, in the eyes of each worker.
     assert 0 < hanging <= 20
