@@ -113,7 +113,7 @@ def test_an_operator_ends_a_session(
         else:
             assert shadowcat(cat, "sessions", "end", handle).returncode == 0
         eventually(lambda: victim.ask("ping").status == 404, what="the end of the session")
-        stream.wait_end(5)
+        stream.wait_end()
     (home,) = [upstream for upstream in pair if upstream.name == who["server"]]
     eventually(
         lambda: who["session"] in {header(end, "mcp-session-id") for end in home.seen(method="DELETE")},
