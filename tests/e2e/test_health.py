@@ -13,9 +13,11 @@ from tests.e2e.sessions import Session, exchange, initialize, whoami_in
 from tests.e2e.traffic import ended, samples, tool
 from tests.e2e.upstreams import Upstream, header, running
 
-INTERVAL = 1.0
-"""Seconds. A verdict is good for three of them, and must not become stale while the machine stands still."""
-CHECKS: dict[str, Any] = {"interval": "1s", "timeout": "1s", "healthy_after": 1, "unhealthy_after": 2}
+INTERVAL = 1.2
+"""Seconds. A verdict is good for three of them, and must not become stale while the machine stands still: two
+seconds, when it is as old as it gets.
+"""
+CHECKS: dict[str, Any] = {"interval": "1200ms", "timeout": "1s", "healthy_after": 1, "unhealthy_after": 2}
 KINDS = ("http", "tcp", "mcp")
 NOT_FOUND = {"jsonrpc": "2.0", "id": None, "error": {"code": -32601, "message": "Method not found"}}
 REFUSAL = {"fault": "status", "headers": {"content-type": "application/json"}, "body": json.dumps(NOT_FOUND)}
@@ -38,8 +40,8 @@ def route(path: str, trio: Trio, **health: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def cat(trio: Trio) -> Iterator[Shadowcat]:
     routes = [route(f"/{kind}", trio, type=kind) for kind in KINDS]
-    # A verdict that outlasts the death of the control process.
-    routes.append(route("/slow", trio, type="http", interval="3s", unhealthy_after=1))
+    # A verdict that outlasts the death of the control process, and is none on a machine that stands still.
+    routes.append(route("/slow", trio, type="http", interval="3s", timeout="3s", unhealthy_after=1))
     with Shadowcat({"workers": 2, "routes": routes}, timing={"backoff_max": 0.5}) as running_cat:
         yield running_cat
 
