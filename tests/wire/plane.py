@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar, cast
 
 import uvloop
 from msgspec.structs import replace
@@ -21,6 +22,8 @@ from shadowcat.testing.raw_client import RawClient
 
 _T = TypeVar("_T")
 _PATIENCE: Final = 8.0
+_STEP: Final = 0.5
+"""Seconds: after a longer one the wheel would wait for another round, as after a stall."""
 LookUp = Callable[..., Coroutine[Any, Any, list[tuple[Any, ...]]]]
 _POOL_GAUGES: Final = ("pool_idle", "pool_active", "pool_queue")
 
@@ -50,6 +53,20 @@ class _LoopWithNames:
         return getattr(self._loop, name)
 
 
+class _LoopWithClock:
+    """The loop with a clock that can be put forward."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.ahead = 0.0
+
+    def time(self) -> float:
+        return self._loop.time() + self.ahead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+
 class PlaneRunner:
     """Serves a configuration on 127.0.0.1:`port` until `stop`."""
 
@@ -60,9 +77,11 @@ class PlaneRunner:
         self._page = self._shared.page(worker_number(0))
         self._loop = uvloop.new_event_loop()
         self._loop.set_exception_handler(self._note_error)
+        self._clock = _LoopWithClock(self._loop)
         self.errors: list[str] = []
         try:
-            self.plane = assemble(config, self._shared, worker_number(0), self._loop)
+            loop = cast("asyncio.AbstractEventLoop", self._clock)
+            self.plane = assemble(config, self._shared, worker_number(0), loop)
         except BaseException:
             self._loop.close()
             self._shared.close()
@@ -83,6 +102,13 @@ class PlaneRunner:
             return function()
 
         return self._run(work())
+
+    def advance(self, seconds: float) -> None:
+        """Let so much time pass at once, for all deadlines but those of dials.
+
+        Limits can so be longer than any stall of the machine: only this makes them pass.
+        """
+        self.call(partial(self._put_forward, seconds))
 
     def resolve_with(self, look_up: LookUp) -> None:
         """Use this in place of the system's resolver."""
@@ -150,6 +176,14 @@ class PlaneRunner:
         self._shared.close()
         assert not any(left.values()), left
         assert self.errors == []
+
+    def _put_forward(self, seconds: float) -> None:
+        end = self._clock.ahead + seconds
+        while self._clock.ahead < end:
+            self._clock.ahead = min(self._clock.ahead + _STEP, end)
+            is_more = self.plane.wheel.tick(self._clock.time())
+            while is_more:
+                is_more = self.plane.wheel.catch_up(self._clock.time())
 
     async def _listen(self) -> asyncio.AbstractServer:
         self.plane.start()

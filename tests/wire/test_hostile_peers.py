@@ -6,8 +6,8 @@ in test_flow.py.
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
@@ -17,6 +17,7 @@ from shadowcat.testing.scripted import ScriptedUpstream
 from shadowcat.testing.wire import response
 
 from .conftest import Serve
+from .plane import PlaneRunner
 from .stage import HERE, OK, Stage, bare, message, post, split, stage
 from .streams import pair
 
@@ -288,17 +289,29 @@ def test_the_limit_can_be_changed_while_running() -> None:
 # Clients that do not read
 
 
+def rests(proxy: PlaneRunner) -> bool:
+    """Whether all that can be written of the answer is written."""
+    (client,) = proxy.plane._clients
+    return proxy.plane.meters.client_sent > 0 and (client._exchange is None or client._paused)
+
+
+def is_gone_in_time(proxy: PlaneRunner) -> bool:
+    """Let some time pass: whether nobody is connected any more."""
+    proxy.advance(5)
+    return proxy.metric("connections") == 0
+
+
 @pytest.mark.parametrize("size", [200_000, 3_000_000])
 def test_what_is_not_read_is_not_kept(serve: Serve, size: int) -> None:
     """Neither by the proxy nor, once it has let go, by the kernel: both sizes fit into what it would take."""
     body = b"x" * size
     with ScriptedUpstream(each=[Receive(), response(200, body)]) as upstream:
-        limits = {"keepalive_timeout": 0.3, "write_timeout": 0.4}
-        proxy = serve(f"{upstream.url}/mcp", http=limits)
+        proxy = serve(f"{upstream.url}/mcp", http={"keepalive_timeout": 10, "write_timeout": 20})
         with proxy.client(receive_buffer=4096) as client:
             client.send(post())
-            proxy.wait_until(lambda: len(upstream.requests) == 1, "the request")
-            proxy.wait_until(lambda: proxy.metric("connections") == 0, "the end of the connection")
+            upstream.wait_for_requests(1)
+            proxy.wait_until(lambda: proxy.call(partial(rests, proxy)), "an answer that goes no further")
+            proxy.wait_until(partial(is_gone_in_time, proxy), "the end of the connection")
             assert proxy.metric("client_sent_bytes_total") < 1_500_000
             client.expect_reset()
             # So it is for the kernel, which would keep a connection that was merely closed.
@@ -308,11 +321,12 @@ def test_what_is_not_read_is_not_kept(serve: Serve, size: int) -> None:
 def test_a_slow_reader_that_goes_on_reading_gets_it_all(serve: Serve) -> None:
     body = b"x" * 150_000
     with ScriptedUpstream(each=[Receive(), response(200, body)]) as upstream:
-        proxy = serve(f"{upstream.url}/mcp", http={"keepalive_timeout": 0.2, "write_timeout": 0.5})
+        proxy = serve(f"{upstream.url}/mcp", http={"keepalive_timeout": 10, "write_timeout": 30})
         with proxy.client(receive_buffer=4096) as client:
             client.send(post())
-            got = b""
-            while len(got) < 150_000:
-                got += client.read_exactly(5_000)
-                time.sleep(0.03)  # Slower than `keepalive_timeout` and `write_timeout` in all.
-            assert got.endswith(b"xxx")
+            proxy.wait_until(lambda: proxy.statuses(200) == 1, "the end of the exchange")
+            client.read_head()
+            for _ in range(5):
+                assert client.read_exactly(20_000) == body[:20_000]
+                proxy.advance(20)  # Slower than `keepalive_timeout` and `write_timeout` in all.
+            assert client.read_exactly(50_000) == body[:50_000]

@@ -66,11 +66,14 @@ def test_a_connection_that_closes_under_the_request(serve: Serve, body: bytes, s
 
 def test_idle_connections_are_closed(serve: Serve) -> None:
     with ScriptedUpstream(each=ECHO) as upstream:
-        proxy = serve(f"{upstream.url}/mcp", pool={"idle_timeout": 0.2})
+        proxy = serve(f"{upstream.url}/mcp", pool={"idle_timeout": 20})
         with proxy.client() as client:
             client.send(request(body=CALL))
             assert client.read_response().status == 200
-            assert upstream.wait_for_end(0, timeout=3.5) in ("peer closed", "peer reset")
+            proxy.advance(15)
+            assert proxy.pooled() == 1
+            proxy.advance(6)
+            assert upstream.wait_for_end(0) in ("peer closed", "peer reset")
             client.send(request(body=CALL))
             assert client.read_response().status == 200
         assert len(upstream.connections) == 2
@@ -155,12 +158,16 @@ def test_the_bound_on_connections(serve: Serve) -> None:
 def test_the_queue_has_a_time_limit(serve: Serve) -> None:
     gate = threading.Event()
     with ScriptedUpstream([Receive(), Wait(gate), response(200, b"{}"), *ECHO]) as upstream:
-        proxy = serve(f"{upstream.url}/mcp", pool={"max_connections": 1, "queue_timeout": 0.2})
+        proxy = serve(f"{upstream.url}/mcp", pool={"max_connections": 1, "queue_timeout": 20})
         with proxy.client() as first, proxy.client() as second:
             first.send(request(body=CALL))
             upstream.wait_for_requests(1)
             second.send(request(body=CALL))
-            answer = second.read_response(timeout=4.5)
+            proxy.wait_until(lambda: proxy.metric("requests_in_flight", "/mcp") == 2, "the second request")
+            proxy.advance(15)
+            second.expect_silence(0.02)
+            proxy.advance(6)
+            answer = second.read_response()
             assert answer.status == 503
             assert answer.header("Retry-After") == "1"
             assert b'"id":7' in answer.body

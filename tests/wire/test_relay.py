@@ -31,9 +31,10 @@ def test_requests_share_both_connections(serve: Serve) -> None:
                 assert (answer.status, answer.body) == (200, body_named(str(number)))
                 assert answer.header("Connection") is None
         assert len(upstream.connections) == 1
+    # The last answer is counted a little later than the reuse before it.
+    proxy.wait_until(lambda: proxy.statuses(200) == 20, "the published answers")
     proxy.wait_until(lambda: proxy.pool_metric("pool_reuse_total") == 19, "the published metric")
     assert proxy.pool_metric("pool_dials_total") == 1
-    assert proxy.statuses(200) == 20
     assert proxy.metric("connections_accepted_total") == 1
 
 
@@ -47,7 +48,7 @@ def test_close_on_request(serve: Serve, version: str) -> None:
             answer = client.read_response()
             assert answer.body == CALL
             assert answer.header("Connection") == "close"
-            client.expect_end(2)
+            client.expect_end()
 
 
 def test_http_1_0_close_wins_over_keep_alive(serve: Serve) -> None:
@@ -57,7 +58,7 @@ def test_http_1_0_close_wins_over_keep_alive(serve: Serve) -> None:
             sent = request(body=CALL, headers=[("Connection", "keep-alive, close")])
             client.send(sent.replace(b"HTTP/1.1", b"HTTP/1.0", 1))
             assert client.read_response().header("Connection") == "close"
-            client.expect_end(2)
+            client.expect_end()
 
 
 def test_http_1_0_keep_alive(serve: Serve) -> None:
