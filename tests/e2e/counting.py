@@ -7,6 +7,8 @@ import socket
 import threading
 from typing import Any, Final, Self
 
+from tests.e2e.harness import PATIENCE
+
 _ESTABLISHED: Final = 1
 
 
@@ -41,11 +43,11 @@ class CountingUpstream:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(PATIENCE)
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -58,7 +60,7 @@ class CountingUpstream:
     @property
     def open(self) -> int:
         """Connections at this moment."""
-        return asyncio.run_coroutine_threadsafe(self._look(), self._loop).result(5)
+        return asyncio.run_coroutine_threadsafe(self._look(), self._loop).result(PATIENCE)
 
     def route(self, **pool: Any) -> dict[str, Any]:
         """A configuration with this upstream behind /mcp."""

@@ -12,6 +12,8 @@ from typing import Any, Final, Self
 
 import jwt
 
+from tests.e2e.harness import PATIENCE
+
 AUDIENCE: Final = "up"
 SECRET: Final = "a secret that the upstream knows, too: 64 bytes, as HS512 wants."
 CREDENTIAL: Final = {
@@ -44,18 +46,18 @@ class IdentityUpstream:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(PATIENCE)
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     def hold(self, count: int) -> None:
         """Answer nothing until so many requests are here; then all of them, in no order."""
-        asyncio.run_coroutine_threadsafe(self._set(count), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._set(count), self._loop).result(PATIENCE)
 
     async def _set(self, count: int) -> None:
         self._hold = count

@@ -24,6 +24,8 @@ class Load:
         self._address = cat.address
         self._end = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
+        # The first `+= 1` of an outcome runs Python code between reading and writing: counts would be lost.
+        self._counting = threading.Lock()
         self.outcomes: Counter[str] = Counter()
         self.slowest = 0.0
 
@@ -41,8 +43,10 @@ class Load:
         while not self._end.is_set():
             began = time.monotonic()
             outcome = self._once()
-            self.outcomes[outcome] += 1
-            self.slowest = max(self.slowest, time.monotonic() - began)
+            took = time.monotonic() - began
+            with self._counting:
+                self.outcomes[outcome] += 1
+                self.slowest = max(self.slowest, took)
             if outcome in ("refused", "no handshake"):
                 return
 

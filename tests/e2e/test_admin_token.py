@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.admin import pages
-from tests.e2e.harness import COMMAND, EchoUpstream, Shadowcat, eventually
+from tests.e2e.harness import COMMAND, PATIENCE, EchoUpstream, Shadowcat, eventually
 
 OPEN = {"/livez", "/readyz"}
 TOKEN = "configured-by-the-operator"
@@ -184,7 +184,7 @@ def test_a_unix_socket_asks_for_a_token_only_if_there_is_one(
         assert running.ready["admin_token_file"] is None
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(5)
+            client.settimeout(PATIENCE)
             client.connect(str(path))
             client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert client.recv(100).startswith(b"HTTP/1.1 200 " if token is None else b"HTTP/1.1 401 ")

@@ -305,7 +305,9 @@ def test_a_full_disk(echo: EchoUpstream, overflow: str) -> None:
             assert echo.requests == statuses[200] < 200
             assert metric(cat, "audit_dropped_total") == 0
         assert metric(cat, "audit_written_total") == 0
-        assert cat.stderr.count("/dev/full cannot be written: No space left on device") == 1
+        told = "/dev/full cannot be written: No space left on device"
+        eventually(lambda: told in cat.stderr, what="a line in the log")
+        assert cat.stderr.count(told) == 1
         assert cat.stop() == 0
         assert "lacks the last events" in cat.stderr
 

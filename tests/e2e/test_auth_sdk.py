@@ -51,13 +51,16 @@ class Scene(NamedTuple):
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     log = tmp_path_factory.mktemp("logs") / "access.log"
-    # Bound meanwhile, and never listening: the public URL has to be known before the proxy starts.
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     with (
+        socket.socket() as hold,
         MockOAuthServer(OAuthOptions(control=True)) as oauth,
         Upstream("one") as upstream,
     ):
+        # Bound throughout, and never listening: the public URL has to be known before the proxy starts, and
+        # nobody else gets the port meanwhile. With SO_REUSEADDR the proxy may bind it, too.
+        hold.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        hold.bind(("127.0.0.1", 0))
+        port = hold.getsockname()[1]
         upstreams = [{"name": "one", "url": upstream.url}]
         trusted = [{"issuer": oauth.issuer}]
         settings = {

@@ -41,6 +41,10 @@ PROXY = records.Client(
 SHARED = "a secret that the upstream knows, too: 64 bytes, as HS512 wants."
 
 
+RENEWED_EARLY = "import shadowcat.control.oauth.credentials as c; c._SHARE, c._LONGEST_PAUSE = 0.5, 1.0"
+"""Not at four fifths of its life: what is left of it then would be 2 s of a token that is good for 14."""
+
+
 class Upstream:
     """Takes requests with good tokens, and answers 401 to all others. Remembers every head."""
 
@@ -216,7 +220,7 @@ def test_it_is_renewed_under_load() -> None:
     with serving(access_lifetime=15) as oauth:
         upstream = Upstream(lambda token: oauth.core.examine(token) is not None)
         settings = config(upstream, {"client_credentials": client(oauth)})
-        with upstream, started(settings) as cat:
+        with upstream, started(settings, prelude=RENEWED_EARLY) as cat:
             with Load(cat) as load:
                 eventually(lambda: len(upstream.tokens) >= 3, timeout=60, what="three tokens")
             assert set(load.statuses) == {200}
@@ -225,7 +229,7 @@ def test_it_is_renewed_under_load() -> None:
 def test_an_authorization_server_that_is_away() -> None:
     with serving(access_lifetime=15) as oauth, Upstream() as upstream:
         settings = config(upstream, {"client_credentials": client(oauth)})
-        with started(settings) as cat:
+        with started(settings, prelude=RENEWED_EARLY) as cat:
             assert ask(cat)[0] == 200
             oauth.faults.add(Fault(fault="status", status=500, path="/token"))
             eventually(lambda: "no new credential for up of /mcp" in cat.stderr, what="a failed fetch")
