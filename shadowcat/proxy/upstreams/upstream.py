@@ -163,6 +163,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
 
     def eof_received(self) -> None:
         """The transport closes itself; `connection_lost` decides what the end means."""
+        if self._phase is _IDLE:  # It comes a turn of the loop later: a request before that would be lost.
+            self.abandon()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone; what that means depends on how far the answer had come."""

@@ -137,6 +137,22 @@ def test_bytes_while_idle_end_the_connection(build: Build, unasked: bytes) -> No
     assert client.take() == b""
 
 
+def test_a_connection_that_the_upstream_ended_gets_no_request_of_the_same_turn(build: Build) -> None:
+    loopback = build()
+    client, upstream = open_exchange(loopback)
+    upstream.send(answer())
+    client.take()
+    upstream.finish()
+    client.send(post())  # The loop has not turned, so the transport has not said that it is gone.
+    loopback.settle()
+    assert len(loopback.upstreams) == 2
+    loopback.upstreams[1].send(answer())
+    assert status_of(client.take()) == 200
+    loopback.advance(0.2)
+    assert loopback.metric("pool_idle", "/mcp", "a") == 1
+    assert loopback.metric("pool_active", "/mcp", "a") == 0
+
+
 @pytest.mark.parametrize("interim", [b"100 Continue", b"102 Processing", b"103 Early Hints"])
 @pytest.mark.parametrize("together", [True, False])
 def test_interim_answers_are_dropped_however_often_they_come(
