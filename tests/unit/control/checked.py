@@ -19,9 +19,10 @@ from shadowcat.shm.shared import CONTROL, Shared
 from shadowcat.testing.host import cell_of
 
 SOON = Duration(0.1)
-HTTP = Health(type="http", interval=SOON, timeout=SOON, healthy_after=2, unhealthy_after=3)
-# So often that one is enough for a test, and so seldom that there is no second one.
-ONCE = msgspec.structs.replace(HTTP, interval=Duration(600), timeout=Duration(5))
+# The time-out is longer than a configuration may have it: a machine that stalls fails no check.
+HTTP = Health(type="http", interval=SOON, timeout=Duration(60), healthy_after=2, unhealthy_after=3)
+# One is enough for a test, and so seldom that there is no second one.
+ONCE = msgspec.structs.replace(HTTP, interval=Duration(600))
 LEGACY, MODERN, DUAL = frozenset({Era.LEGACY}), frozenset({Era.MODERN}), frozenset(Era)
 
 
