@@ -17,6 +17,7 @@ from shadowcat.mcp.eras import Era
 from shadowcat.policy import health as policy
 from shadowcat.shm.shared import CONTROL, Shared
 from shadowcat.testing.host import cell_of
+from shadowcat.testing.listener import close_listener
 
 SOON = Duration(0.1)
 # The time-out is longer than a configuration may have it: a machine that stalls fails no check.
@@ -42,7 +43,7 @@ class Server:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
+        await close_listener(self._server)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.checks += 1
