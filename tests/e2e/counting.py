@@ -7,6 +7,8 @@ import socket
 import threading
 from typing import Any, Final, Self
 
+from shadowcat.testing.listener import close_listener
+
 _ESTABLISHED: Final = 1
 
 
@@ -71,7 +73,7 @@ class CountingUpstream:
         self._server = await asyncio.start_server(self._serve, sock=self._listener)
 
     async def _end(self) -> None:
-        self._server.close()
+        await close_listener(self._server)
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()

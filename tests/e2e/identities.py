@@ -12,6 +12,8 @@ from typing import Any, Final, Self
 
 import jwt
 
+from shadowcat.testing.listener import close_listener
+
 AUDIENCE: Final = "up"
 SECRET: Final = "a secret that the upstream knows, too: 64 bytes, as HS512 wants."
 CREDENTIAL: Final = {
@@ -64,7 +66,7 @@ class IdentityUpstream:
         self._server = await asyncio.start_server(self._serve, sock=self._listener)
 
     async def _end(self) -> None:
-        self._server.close()
+        await close_listener(self._server)
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
