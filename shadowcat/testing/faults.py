@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
+from shadowcat.testing.listener import close_listener
 from shadowcat.testing.wire import linger_zero
 
 Direction = Literal["upstream", "downstream"]
@@ -104,6 +105,8 @@ class FaultProxy:
         self.random = random.Random(seed)  # noqa: S311 - reproducible, not secret
         self.links: set[_Link] = set()
         self.accepted = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        """One for each connection, from before its link is made."""
         # Bound for good and never listening: nobody else gets the port while the proxy is down.
         self._reservation = socket.socket()
         self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -154,22 +157,28 @@ class FaultProxy:
 
     async def _shut(self) -> None:
         if self._server is not None:
-            self._server.close()
-            self._server = None
-        tasks = [link.task for link in self.links]
+            server, self._server = self._server, None
+            await close_listener(server)
         for link in list(self.links):
             link.reset()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.upstream_port)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             linger_zero(writer.get_extra_info("socket"))
             writer.transport.abort()
             return
-        link = _Link(self, (reader, writer), (far_reader, far_writer))
+        link = _Link(self, (reader, writer), (far_reader, far_writer), task)
         self.links.add(link)
         try:
             await link.run()
@@ -194,14 +203,13 @@ class _Link:
         proxy: FaultProxy,
         client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        task: asyncio.Task[Any],
     ) -> None:
         self._proxy = proxy
         self._client = client
         self._server = server
         self._timers: list[asyncio.TimerHandle] = []
-        task = asyncio.current_task()
-        assert task is not None
-        self.task: asyncio.Task[Any] = task
+        self._task = task
         self._loop = asyncio.get_running_loop()
         for toxic in proxy.toxics:
             self.arm(toxic)
@@ -240,7 +248,7 @@ class _Link:
             if not writer.transport.is_closing():
                 linger_zero(writer.get_extra_info("socket"))
             writer.transport.abort()
-        self.task.cancel()
+        self._task.cancel()
 
     def close(self) -> None:
         """Close both connections with FIN, after what was passed on."""

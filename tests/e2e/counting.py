@@ -7,6 +7,7 @@ import socket
 import threading
 from typing import Any, Final, Self
 
+from shadowcat.testing.listener import close_listener
 from tests.e2e.harness import PATIENCE
 
 _ESTABLISHED: Final = 1
@@ -73,7 +74,7 @@ class CountingUpstream:
         self._server = await asyncio.start_server(self._serve, sock=self._listener)
 
     async def _end(self) -> None:
-        self._server.close()
+        await close_listener(self._server)
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()

@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 
 import jwt
 
+from shadowcat.testing.listener import close_listener
 from tests.e2e.harness import PATIENCE
 
 AUDIENCE: Final = "up"
@@ -66,7 +67,7 @@ class IdentityUpstream:
         self._server = await asyncio.start_server(self._serve, sock=self._listener)
 
     async def _end(self) -> None:
-        self._server.close()
+        await close_listener(self._server)
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()

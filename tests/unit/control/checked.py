@@ -17,11 +17,13 @@ from shadowcat.mcp.eras import Era
 from shadowcat.policy import health as policy
 from shadowcat.shm.shared import CONTROL, Shared
 from shadowcat.testing.host import cell_of
+from shadowcat.testing.listener import close_listener
 
 SOON = Duration(0.1)
-HTTP = Health(type="http", interval=SOON, timeout=SOON, healthy_after=2, unhealthy_after=3)
-# So often that one is enough for a test, and so seldom that there is no second one.
-ONCE = msgspec.structs.replace(HTTP, interval=Duration(600), timeout=Duration(5))
+# The time-out is longer than a configuration may have it: a machine that stalls fails no check.
+HTTP = Health(type="http", interval=SOON, timeout=Duration(60), healthy_after=2, unhealthy_after=3)
+# One is enough for a test, and so seldom that there is no second one.
+ONCE = msgspec.structs.replace(HTTP, interval=Duration(600))
 LEGACY, MODERN, DUAL = frozenset({Era.LEGACY}), frozenset({Era.MODERN}), frozenset(Era)
 
 
@@ -41,7 +43,7 @@ class Server:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
+        await close_listener(self._server)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.checks += 1

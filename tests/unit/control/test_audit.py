@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from shadowcat.control.audit import writer
 from shadowcat.control.audit.file import AuditFile, write_rest
 from shadowcat.control.audit.writer import AuditWriter
 from shadowcat.errors import StartError
@@ -53,7 +54,9 @@ class Host:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    # A machine that stalls in the end must not leave a line out.
+    monkeypatch.setattr(writer, "_FAREWELL", 60.0)
     return Host(tmp_path / "audit.jsonl")
 
 
@@ -207,7 +210,10 @@ def test_what_cannot_be_written_waits_in_its_ring(host: Host) -> None:
     assert host.cells[WRITTEN] == 401
 
 
-def test_a_file_that_stays_full_delays_the_end_only_for_a_while(host: Host) -> None:
+def test_a_file_that_stays_full_delays_the_end_only_for_a_while(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_FAREWELL", 0.5)
     host.path = Path("/dev/full")
 
     async def work() -> None:

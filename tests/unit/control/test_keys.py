@@ -242,7 +242,7 @@ def test_a_storm_is_one_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
         began = time.monotonic()
         for _ in range(BURST - 1):
             await keeper.renew(name)
-        assert time.monotonic() - began < LONG_PAUSE / 2
+        assert time.monotonic() - began < LONG_PAUSE * 0.9
         await keeper.renew(name)
         assert time.monotonic() - start > LONG_PAUSE * 0.9
 

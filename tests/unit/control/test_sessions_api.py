@@ -35,7 +35,6 @@ def table(shared):
 def workers(shared, full_start) -> None:
     for worker in (ONE, TWO):
         shared.page(worker).set_state(State.READY)
-        shared.page(worker).beat(time.monotonic_ns() + 3600 * SECOND)
 
 
 def listed(ask, query: str = "") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from shadowcat.cli.main import main
 from shadowcat.config.model import Config, Credential, Tls, Upstream
+from shadowcat.testing.scripted import refused_port
 
 from .live import Host
 from .test_status_command import admin, line
@@ -165,12 +166,11 @@ def test_reload(host: Host, before: Config) -> None:
 
 
 def test_nobody_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = admin(listener)
-    for arguments in (*(("upstream", *change) for change in CHANGES), ("upstream", "list"), ("reload",)):
-        result = CliRunner().invoke(main, [*arguments, "--admin", address])
-        assert result.exit_code == 1
-        assert f"nothing answers at {address}" in result.output
+    with refused_port() as port:
+        for arguments in (*(("upstream", *change) for change in CHANGES), ("upstream", "list"), ("reload",)):
+            result = CliRunner().invoke(main, [*arguments, "--admin", f"127.0.0.1:{port}"])
+            assert result.exit_code == 1
+            assert f"nothing answers at 127.0.0.1:{port}" in result.output
 
 
 @pytest.mark.parametrize("answer", [b"404 Not Found", b"200 OK"])

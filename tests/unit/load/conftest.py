@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from shadowcat.testing.listener import close_listener
+
 
 @dataclass
 class Request:
@@ -93,7 +95,7 @@ def stub() -> Iterator[Stub]:
         server.port = listener.sockets[0].getsockname()[1]
         started.set()
         await stop.wait()
-        listener.close()
+        await close_listener(listener)
         # Handlers that a test has left hanging.
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:

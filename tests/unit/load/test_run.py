@@ -103,7 +103,8 @@ def test_bad_answers_are_counted_by_kind(stub: Stub, answer: bytes | None, probl
         return answer if request.message["id"] == 5 else json_answer(result(request))
 
     stub.answer = fail
-    outcome, _ = load(stub.port, timeout=2 if problem == "unanswered" else 10)
+    # A machine that stalls leaves others unanswered for a while, too.
+    outcome, _ = load(stub.port, timeout=3 if problem == "unanswered" else 10)
     found = outcome.problems | ({"unanswered": outcome.unanswered} if outcome.unanswered else {})
     assert found == {problem: 1}
     assert outcome.answered == 79
@@ -160,7 +161,8 @@ def test_streams_are_counted_by_event_and_timed_to_the_first(stub: Stub) -> None
     outcome, _ = load(stub.port, stream=True, rate=50, connections=20)
     assert outcome.clean
     assert outcome.events == 40
-    assert outcome.first_byte.p50 < 300 <= outcome.latency.p50
+    # How long all had to wait for their turn is the machine's business.
+    assert outcome.latency.p50 - outcome.first_byte.p50 > 200
 
 
 def test_what_was_due_in_time_is_sent_after_the_end(stub: Stub) -> None:

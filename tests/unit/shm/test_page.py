@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 from shadowcat.shm.page import State
 from shadowcat.shm.shared import CONTROL, SUPERVISOR, Shared, worker_number
@@ -40,6 +41,10 @@ def test_a_reader_never_sees_half_a_store(shared, fork) -> None:
     fork(write)
     try:
         seen = {cells[cell] for _ in range(300_000)}
+        deadline = time.monotonic() + 30
+        while seen < set(patterns):  # The other process has not had its turn yet.
+            assert time.monotonic() < deadline, "nothing is written"
+            seen |= {cells[cell] for _ in range(1_000)}
     finally:
         going[0] = 0
     assert seen == set(patterns)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -110,18 +109,26 @@ def test_everything_that_needs_no_back_channel(server: MockMcpServer, mode: str,
 
 @pytest.mark.parametrize("mode", [LEGACY, MODERN])
 def test_progress_arrives_as_it_is_sent(server: MockMcpServer, mode: str) -> None:
-    seen: list[tuple[float, float]] = []
-
     async def use(client: Client) -> None:
-        async def progress(value: float, total: float | None, message: str | None) -> None:
-            seen.append((time.monotonic(), value))
+        seen: asyncio.Queue[float] = asyncio.Queue()
 
-        await client.call_tool("stream", {"count": 3, "interval": 0.15}, progress_callback=progress)
-        end = time.monotonic()
-        assert [value for _, value in seen] == [1, 2, 3]
-        assert [end - at > left for (at, _), left in zip(seen, (0.3, 0.15, 0.05), strict=True)] == [True] * 3
+        async def progress(value: float, total: float | None, message: str | None) -> None:
+            seen.put_nowait(value)
+
+        def call(count: int, interval: float) -> asyncio.Task[Any]:
+            given = {"count": count, "interval": interval}
+            return asyncio.create_task(client.call_tool("stream", given, progress_callback=progress))
+
+        assert text_of(await call(3, 0.05)) == "sent 3"
+        assert [await seen.get() for _ in range(3)] == [1, 2, 3]
+        waiting = call(2, 60)
+        assert await seen.get() == 1  # Long before the answer.
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
 
     run(server.url, mode, use)
+    server.wait_until(lambda: server.calls.running == 0, "no running call")
 
 
 @pytest.mark.parametrize("mode", [LEGACY, MODERN])
@@ -144,10 +151,12 @@ def test_the_server_asks_back(server: MockMcpServer, mode: str) -> None:
 def test_legacy_get_stream_carries_announcements(server: MockMcpServer) -> None:
     async def use(client: Client) -> None:
         await asyncio.to_thread(
-            server.wait_until, lambda: any(got.method == "GET" for got in server.capture.requests), "the GET"
+            server.wait_until,
+            lambda: any((got.method, got.status) == ("GET", 200) for got in server.capture.requests),
+            "the stream",
         )
         await client.call_tool("announce", {})
-        await asyncio.wait_for(arrived.wait(), 5)
+        await arrived.wait()
 
     arrived = asyncio.Event()
 
@@ -162,7 +171,7 @@ def test_modern_listen_stream_carries_announcements(server: MockMcpServer) -> No
     async def use(client: Client) -> None:
         async with client.listen(tools_list_changed=True) as events:
             await client.call_tool("announce", {})
-            assert "ToolsListChanged" in repr(await asyncio.wait_for(anext(aiter(events)), 5))
+            assert "ToolsListChanged" in repr(await anext(aiter(events)))
 
     run(server.url, MODERN, use)
 
@@ -189,8 +198,11 @@ def test_cancelled_modern_call_is_counted(server: MockMcpServer) -> None:
     before = server.calls.cancelled
 
     async def use(client: Client) -> None:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(client.call_tool("slow", {"seconds": 30}), 0.2)
+        call = asyncio.create_task(client.call_tool("slow", {"seconds": 30}))
+        await asyncio.to_thread(server.wait_until, lambda: server.calls.running == 1, "a running call")
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
 
     run(server.url, MODERN, use)
     server.wait_until(lambda: server.calls.cancelled == before + 1, "the cancellation")

@@ -264,7 +264,7 @@ def test_the_clock_can_be_off(
     claims = jwt.decode(token, options={"verify_signature": False})
     with pytest.raises(jwt.ExpiredSignatureError):
         jwt.decode(token, server.core.ring.signing().private.public_key(), ["RS256"], audience=RESOURCE)  # type: ignore[arg-type]
-    assert control.state()["now"] - claims["iat"] <= 5
+    assert control.state()["now"] - claims["iat"] <= 60
     assert server.core.examine(token) is not None
 
 

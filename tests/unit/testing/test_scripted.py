@@ -147,8 +147,11 @@ def test_truncated_answers_are_told_from_reset_ones(ending: Close | Reset, expec
 
 
 def test_close_is_a_fin_even_with_unread_bytes() -> None:
-    with ScriptedUpstream([ReceiveHead(), response(413), Close()]) as up, RawClient(up.port) as client:
+    sent = threading.Event()
+    script = [ReceiveHead(), Wait(sent), response(413), Close()]
+    with ScriptedUpstream(script) as up, RawClient(up.port) as client:
         client.send(request(body=b"x" * 50_000))
+        sent.set()  # What came after the close would be answered with a reset.
         assert client.read_response().status == 413
         client.expect_end()
 
