@@ -8,6 +8,7 @@ import threading
 from typing import Any, Final, Self
 
 _ESTABLISHED: Final = 1
+_PATIENCE: Final = 30
 
 
 class CountingUpstream:
@@ -41,14 +42,18 @@ class CountingUpstream:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(_PATIENCE)
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(_PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def hold(self) -> None:
+        """Answer nothing from now on."""
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(_PATIENCE)
 
     def release(self) -> None:
         """Answer what is held, and everything from now on."""
@@ -58,11 +63,15 @@ class CountingUpstream:
     @property
     def open(self) -> int:
         """Connections at this moment."""
-        return asyncio.run_coroutine_threadsafe(self._look(), self._loop).result(5)
+        return asyncio.run_coroutine_threadsafe(self._look(), self._loop).result(_PATIENCE)
 
     def route(self, **pool: Any) -> dict[str, Any]:
         """A configuration with this upstream behind /mcp."""
         return {"routes": [{"path": "/mcp", "upstreams": [{"name": "u", "url": self.url}], "pool": pool}]}
+
+    async def _stop(self) -> None:
+        self._held = True
+        self._go.clear()
 
     async def _look(self) -> int:
         return self._count()
