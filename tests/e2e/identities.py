@@ -20,6 +20,7 @@ CREDENTIAL: Final = {
     }
 }  # fmt: skip
 _SESSION: Final = "mcp-session-id"
+_PATIENCE: Final = 30
 
 
 class IdentityUpstream:
@@ -44,18 +45,18 @@ class IdentityUpstream:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(_PATIENCE)
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(_PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     def hold(self, count: int) -> None:
         """Answer nothing until so many requests are here; then all of them, in no order."""
-        asyncio.run_coroutine_threadsafe(self._set(count), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._set(count), self._loop).result(_PATIENCE)
 
     async def _set(self, count: int) -> None:
         self._hold = count
