@@ -23,6 +23,7 @@ class Load:
     def __init__(self, cat: Shadowcat, threads: int = 8) -> None:
         self._address = cat.address
         self._end = threading.Event()
+        self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
         self.outcomes: Counter[str] = Counter()
         self.slowest = 0.0
@@ -41,8 +42,9 @@ class Load:
         while not self._end.is_set():
             began = time.monotonic()
             outcome = self._once()
-            self.outcomes[outcome] += 1
-            self.slowest = max(self.slowest, time.monotonic() - began)
+            with self._lock:
+                self.outcomes[outcome] += 1
+                self.slowest = max(self.slowest, time.monotonic() - began)
             if outcome in ("refused", "no handshake"):
                 return
 
