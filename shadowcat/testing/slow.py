@@ -187,9 +187,11 @@ class SlowClients:
         one = socket.socket()
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
         _notice_the_end(one)
+        # The server counts from when it accepts, which may be long before this thread goes on.
+        began = time.monotonic()
         one.connect(self._address)
         one.setblocking(False)
-        self._sockets[one.fileno()] = one, time.monotonic()
+        self._sockets[one.fileno()] = one, began
         self._epoll.register(one.fileno(), _END)
         self._send(one, _FIRST[self._kind])
 

@@ -53,6 +53,10 @@ class CountingUpstream:
         self._thread.join()
         self._loop.close()
 
+    def hold(self) -> None:
+        """Answer nothing from now on."""
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(PATIENCE)
+
     def release(self) -> None:
         """Answer what is held, and everything from now on."""
         self._held = False
@@ -66,6 +70,10 @@ class CountingUpstream:
     def route(self, **pool: Any) -> dict[str, Any]:
         """A configuration with this upstream behind /mcp."""
         return {"routes": [{"path": "/mcp", "upstreams": [{"name": "u", "url": self.url}], "pool": pool}]}
+
+    async def _stop(self) -> None:
+        self._held = True
+        self._go.clear()
 
     async def _look(self) -> int:
         return self._count()

@@ -35,6 +35,7 @@ READ, ADMIN = "mcp:read", "mcp:admin"
 
 def _http(trust: ssl.SSLContext | None = None, **options: Any) -> httpx2.AsyncClient:
     # Mostly there is no TLS here, and reading all the certificates of the world takes longer than a test.
+    options.setdefault("timeout", 20)
     return httpx2.AsyncClient(verify=False if trust is None else trust, **options)
 
 

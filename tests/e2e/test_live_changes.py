@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -171,11 +172,13 @@ def test_no_request_fails_while_upstreams_come_and_go() -> None:
             change(cat, "PATCH", "two", {"enabled": False})
             go_on()
             change(cat, "PATCH", "two", {"enabled": True})
-            change(cat, "POST", "one", {"deadline": "1s"}, tail="/drain")
+            # What is under way when it begins to drain ends well; its deadline is another matter.
+            change(cat, "POST", "one", {"deadline": "60s"}, tail="/drain")
             go_on()
             change(cat, "PATCH", "one", {"enabled": True})
             change(cat, "DELETE", "three")
-            go_on()
+            # What it had under way may have been sent, and be counted there a while later.
+            eventually(lambda: not cat.status()["leaving"], what="the end of what three had under way")
             silent = three.requests
             go_on()
             assert three.requests == silent
@@ -223,14 +226,18 @@ def session_on(cat: Shadowcat, name: str) -> Session:
 def test_sessions_of_an_upstream_that_leaves_end_at_the_deadline(trio: Trio, way: str) -> None:
     with Shadowcat(of(*trio[:2])) as cat:
         stays, leaves = session_on(cat, "a"), session_on(cat, "b")
+        if way == "remove":
+            cat.write(of(*trio[:2], upstream_drain_timeout="3s"))
+            assert call(cat, "POST", "/api/reload")[1]["changed"] == ["upstream_drain_timeout"]
+        began = time.monotonic()
         if way == "drain":
             change(cat, "POST", "b", {"deadline": "3s"}, tail="/drain")
         else:
-            cat.write(of(*trio[:2], upstream_drain_timeout="3s"))
-            assert call(cat, "POST", "/api/reload")[1]["changed"] == ["upstream_drain_timeout"]
             change(cat, "DELETE", "b")
         for _ in range(4):
-            assert leaves.whoami()["server"] == "b"
+            answer = leaves.call("whoami")
+            # On a machine that stood still the deadline may have passed.
+            assert time.monotonic() - began >= 3.0 or whoami_in(answer)["server"] == "b"
             assert Session.open(cat.address).whoami()["server"] == "a"
         eventually(lambda: leaves.ask("ping").status == 404, timeout=15, what="the end of its session")
         assert stays.whoami()["server"] == "a"

@@ -332,19 +332,26 @@ def test_tokens_are_renewed_under_load(echo: EchoUpstream) -> None:
     with MockOAuthServer(options) as oauth, Shadowcat(config(oauth, echo)) as cat:
         browsers = [Browser(cat, f"user-{number}") for number in range(4)]
         assert [browser.log_in().status for browser in browsers] == [200] * 4
-        statuses: Counter[int] = Counter()
+        answers: list[list[int]] = [[] for _ in browsers]
         stop = threading.Event()
 
-        def use(browser: Browser) -> None:
+        def use(browser: Browser, statuses: list[int]) -> None:
             while not stop.wait(0.02):
-                statuses[browser.post(PING).status] += 1
+                statuses.append(browser.post(PING).status)
 
-        threads = [threading.Thread(target=use, args=(browser,)) for browser in browsers]
+        threads = [threading.Thread(target=use, args=each) for each in zip(browsers, answers, strict=True)]
         for thread in threads:
             thread.start()
         renewed = lambda: oauth.core.issued["refresh_token"]  # noqa: E731
         try:
             eventually(lambda: renewed() >= 4, 60, "each token to be renewed")
+            # A token that control was given and has not kept yet would be lost with it. And it must not be
+            # the one to tell a worker of the new tokens: so many requests have met either worker since.
+            enough = [len(statuses) + 25 for statuses in answers]
+            eventually(
+                lambda: all(len(each) >= least for each, least in zip(answers, enough, strict=True)),
+                what="requests with the new tokens",
+            )
             kill_control(cat)
             count = renewed()
             eventually(lambda: renewed() >= count + 4, 60, "and once more")
@@ -352,6 +359,7 @@ def test_tokens_are_renewed_under_load(echo: EchoUpstream) -> None:
             stop.set()
             for thread in threads:
                 thread.join()
+        statuses = Counter(status for each in answers for status in each)
         assert set(statuses) == {200}, statuses
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.e2e.counting import CountingUpstream
-from tests.e2e.harness import Shadowcat, eventually, post
+from tests.e2e.harness import PATIENCE, Shadowcat, eventually, post
 from tests.e2e.traffic import Connection, samples, tool
 
 CALL = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo"}}'
@@ -31,6 +31,7 @@ OPENING = json.dumps(
     }
 ).encode()
 PLACES = 4
+MANY = 40
 
 
 def metric(cat: Shadowcat, name: str) -> float:
@@ -66,40 +67,42 @@ def test_what_is_given_up_first_and_that_it_recovers() -> None:
 
         running = ask("/normal", PLACES)
         eventually(lambda: upstream.most_requests == PLACES, what="all places taken")
-        opening = ask("/high", 20, OPENING)
+        # Each worker has a queue of four. So many at a time that in no way both get less than four of them,
+        # even if all stay where the kernel puts them.
+        opening = ask("/high", MANY, OPENING)
         eventually(lambda: waiting() == 8, what="full queues")
-        low = ask("/low", 20)
-        eventually(lambda: sum(each.done() for each in opening) == 20, what="no new sessions")
-        normal = ask("/normal", 20)
-        eventually(lambda: sum(each.done() for each in low) == 20, what="no low priority")
-        high = ask("/high", 20)
-        eventually(lambda: sum(each.done() for each in normal) == 20, what="no normal priority")
-        eventually(lambda: sum(each.done() for each in high) == 12, what="as many as can wait")
+        low = ask("/low", MANY)
+        eventually(lambda: sum(each.done() for each in opening) == MANY, what="no new sessions")
+        normal = ask("/normal", MANY)
+        eventually(lambda: sum(each.done() for each in low) == MANY, what="no low priority")
+        high = ask("/high", MANY)
+        eventually(lambda: sum(each.done() for each in normal) == MANY, what="no normal priority")
+        eventually(lambda: sum(each.done() for each in high) == MANY - 8, what="as many as can wait")
         assert waiting() == 8
         assert upstream.most_requests == PLACES
         upstream.release()
         for given_up in (opening, low, normal):
-            assert statuses([each.result(20) for each in given_up]) == {503: 20}
-        assert statuses([each.result(20) for each in high]) == {200: 8, 503: 12}
+            assert statuses([each.result(20) for each in given_up]) == {503: MANY}
+        assert statuses([each.result(20) for each in high]) == {200: 8, 503: MANY - 8}
         assert statuses([each.result(20) for each in running]) == {200: PLACES}
         # It comes back by itself, for all.
         for path, body in (("/low", CALL), ("/high", CALL), ("/normal", OPENING)):
             assert post(cat.address, path, body, 10)[0] == 200
         assert upstream.most_requests == PLACES
-        assert metric(cat, "shed_total") == 72
+        assert metric(cat, "shed_total") == 4 * MANY - 8
         eventually(lambda: metric(cat, "overload_in_flight") == 0, what="all places free")
 
 
 def test_a_killed_worker_leaves_no_places_taken() -> None:
     with (
         CountingUpstream(held=True) as upstream,
-        Shadowcat(config(upstream, queue_timeout="200ms")) as cat,
+        Shadowcat(config(upstream, queue_timeout="20s")) as cat,
         ThreadPoolExecutor(16) as pool,
     ):
 
         def try_one() -> int:
-            with contextlib.suppress(OSError, AssertionError):
-                return post(cat.address, "/normal", CALL, 10)[0]
+            with contextlib.suppress(OSError):
+                return post(cat.address, "/normal", CALL)[0]
             return 0
 
         calls = [pool.submit(try_one) for _ in range(PLACES)]
@@ -107,16 +110,15 @@ def test_a_killed_worker_leaves_no_places_taken() -> None:
         for name, process in cat.children().items():
             if name.startswith("worker"):
                 process.kill()
-        for each in calls:
-            each.result(20)
+        assert [each.result(20) for each in calls] == [0] * PLACES
+        again = [pool.submit(try_one) for _ in range(PLACES)]
+        eventually(lambda: upstream.requests == 2 * PLACES, what="all places again")
         upstream.release()
-        eventually(lambda: try_one() == 200, what="places again")
-        answers = pool.map(lambda _: post(cat.address, "/normal", CALL, 10)[0], range(PLACES))
-        assert list(answers) == [200] * PLACES
+        assert [each.result(20) for each in again] == [200] * PLACES
 
 
 def connect(cat: Shadowcat) -> socket.socket:
-    one = socket.create_connection(cat.address, timeout=5)
+    one = socket.create_connection(cat.address, timeout=PATIENCE)
     one.setblocking(False)
     return one
 
@@ -139,7 +141,7 @@ def crowd(cat: Shadowcat, count: int) -> Iterator[list[socket.socket]]:
 
 def test_too_many_clients_are_told_so_and_the_others_served() -> None:
     with CountingUpstream(held=True) as upstream:
-        settings = config(upstream, max_connections=10)
+        settings = config(upstream, max_connections=10, queue_timeout="20s")
         with Shadowcat(settings) as cat, ThreadPoolExecutor(10) as pool:
             running = [pool.submit(post, cat.address, "/normal", CALL, 30) for _ in range(10)]
             eventually(lambda: metric(cat, "connections") == 10, what="ten clients")
@@ -149,6 +151,7 @@ def test_too_many_clients_are_told_so_and_the_others_served() -> None:
             assert all(b"\r\nRetry-After: 1\r\n" in answer for answer in answers)
             upstream.release()
             assert statuses([each.result(20) for each in running]) == {200: 10}
+            eventually(lambda: metric(cat, "connections") == 0, what="the end of all ten")
             assert post(cat.address, "/normal", CALL, 10)[0] == 200
 
 
@@ -165,6 +168,8 @@ resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))
             worker = cat.children()["worker 0"]
             with crowd(cat, 2 * limit) as idle:
                 eventually(lambda: metric(cat, "connections_turned_away_total") > 0, what="some turned away")
+                # Until then it is busy with the others.
+                eventually(lambda: sum(said(one) is None for one in idle) <= limit, what="the rest, too")
                 assert worker.num_fds() <= limit
                 before = sum(worker.cpu_times()[:2])
                 began = time.monotonic()
@@ -190,7 +195,7 @@ def post_or_none(cat: Shadowcat) -> int | None:
 
 def test_goodput_under_an_open_loop() -> None:
     """Not how fast: that about as much is carried out as there are places for, and none beyond them."""
-    with CountingUpstream(0.1) as upstream, Shadowcat(config(upstream, queue=40)) as cat:
+    with CountingUpstream(0.3) as upstream, Shadowcat(config(upstream, queue=40)) as cat:
         found: Counter[int] = Counter()
         stop = threading.Event()
 

@@ -62,9 +62,12 @@ def settings_for(port: int, oauth: MockOAuthServer, upstream: Upstream, rules: l
 
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with MockOAuthServer(OAuthOptions(control=True)) as oauth, Upstream("one") as upstream:
+    options = OAuthOptions(control=True)
+    with socket.socket() as held, MockOAuthServer(options) as oauth, Upstream("one") as upstream:
+        # Bound for as long as it is needed, and never listening: nobody else gets the port meanwhile.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
         settings = settings_for(port, oauth, upstream, [PROTOCOL, ECHO])
         with Shadowcat(settings) as cat:
             yield Scene(oauth, upstream, cat, settings)

@@ -45,8 +45,10 @@ def waiting(cat: Shadowcat) -> float:
     )
 
 
-async def calls_over(cat: Shadowcat, worker: psutil.Process, count: int) -> list[Answer]:
-    """So many calls at once, all of them over connections to one worker."""
+async def calls_over(
+    cat: Shadowcat, worker: psutil.Process, count: int, upstream: CountingUpstream
+) -> list[Answer]:
+    """So many calls at once, all of them over connections to one worker; answered when five have come."""
     async with AsyncExitStack() as stack:
         mine: list[Connection] = []
         for _ in range(40 * count):
@@ -58,16 +60,23 @@ async def calls_over(cat: Shadowcat, worker: psutil.Process, count: int) -> list
                 break
         assert len(mine) == count
         wire = tool("echo", {"text": "all at once"}).wire("/mcp")
-        return await asyncio.gather(*(connection.exchange(wire) for connection in mine))
+        upstream.most_requests = 0
+        upstream.hold()
+        answers = asyncio.gather(*(connection.exchange(wire) for connection in mine))
+        await asyncio.to_thread(eventually, lambda: upstream.most_requests == 5, what="five calls")
+        upstream.release()
+        return await answers
 
 
 @pytest.mark.parametrize(("limit", "workers"), [(5, 4), (2, 4)])
 def test_the_bound_is_for_all_workers_together(limit: int, workers: int) -> None:
-    with CountingUpstream(0.05) as upstream:
+    with CountingUpstream(0.05, held=True) as upstream:
         config = upstream.route(max_connections=limit, queue_timeout="20s") | {"workers": workers}
         with Shadowcat(config) as cat, ThreadPoolExecutor(CALLS) as pool:
-            answers = list(pool.map(lambda _: call(cat), range(CALLS)))
-            assert answers == [(200, BODY)] * CALLS
+            calls = [pool.submit(call, cat) for _ in range(CALLS)]
+            eventually(lambda: upstream.most_requests == limit, what="as many as are allowed")
+            upstream.release()
+            assert [each.result(30) for each in calls] == [(200, BODY)] * CALLS
             # All of what is allowed was used, and no more.
             assert (upstream.most, upstream.most_requests) == (limit, limit)
             assert upstream.requests == CALLS
@@ -78,8 +87,7 @@ def test_one_worker_can_have_all_of_it() -> None:
         config = upstream.route(max_connections=5, queue_timeout="20s") | {"workers": 4}
         with Shadowcat(config) as cat:
             for worker in workers_of(cat)[:2]:  # The second one gets what the first one leaves idle.
-                upstream.most_requests = 0
-                answers = asyncio.run(calls_over(cat, worker, 12))
+                answers = asyncio.run(calls_over(cat, worker, 12, upstream))
                 assert {answer.status for answer in answers} == {200}
                 assert (upstream.most, upstream.most_requests) == (5, 5)
 
@@ -97,7 +105,9 @@ def test_what_a_killed_worker_had_is_free_again() -> None:
 
             calls: list[Future[tuple[int, bytes]]] = [pool.submit(one) for _ in range(12)]
             eventually(lambda: waiting(cat) == 9, what="the queue")
-            assert upstream.requests == upstream.open == 3
+            # For the other three connections were being opened, or are there.
+            eventually(lambda: upstream.requests == 3, what="the calls that take all connections")
+            assert upstream.open == 3
             killed = max(workers_of(cat), key=lambda each: len(_to_upstream(each, upstream)))
             killed.kill()
             upstream.release()
@@ -106,10 +116,11 @@ def test_what_a_killed_worker_had_is_free_again() -> None:
             assert upstream.most == 3
             # All of them, by whichever worker.
             upstream.most_requests = 0
-            upstream.delay = 0.1
-            assert [each.result(30) for each in [pool.submit(call, cat) for _ in range(12)]] == [
-                (200, BODY)
-            ] * 12
+            upstream.hold()
+            calls = [pool.submit(call, cat) for _ in range(12)]
+            eventually(lambda: upstream.most_requests == 3, what="three calls")
+            upstream.release()
+            assert [each.result(30) for each in calls] == [(200, BODY)] * 12
             assert (upstream.most, upstream.most_requests) == (3, 3)
 
 
@@ -177,7 +188,7 @@ def test_another_credential_under_load() -> None:
                 config["routes"][0]["upstreams"][0]["credential"] = {"headers": {"x-key": str(number)}}
                 reconfigure(cat, config)
                 eventually(
-                    lambda key=key: all(key in head for head in upstream.fields[-50:]),  # type: ignore[misc]
+                    lambda key=key: sum(key in head for head in upstream.fields[-50:]) == 50,  # type: ignore[misc]
                     what=f"credential {number} in all requests",
                 )
                 eventually(lambda before=before: upstream.connections >= before + 2, what="new connections")  # type: ignore[misc]

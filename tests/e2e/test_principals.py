@@ -23,7 +23,7 @@ TURNS: Final = 3000
 WORKERS: Final = 4
 AUDIENCE: Final = "https://mcp.example/mcp"
 SECRET: Final = "a secret that the issuer has, too: it is 32 bytes long, or longer"
-PATIENCE: Final = 30
+PATIENCE: Final = 60
 
 
 class Principal(NamedTuple):

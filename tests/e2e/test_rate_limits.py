@@ -25,23 +25,21 @@ COMMAND = Path(sys.executable).with_name("shadowcat")
 
 
 class Told(NamedTuple):
-    """What a client got, and when it asked."""
+    """What a client got."""
 
     status: int
     retry_after: int | None
     body: Any
-    asked: float
 
 
 def ask(cat: Shadowcat) -> Told:
     """One call over a fresh connection."""
     connection = HTTPConnection(*cat.address, timeout=30)
-    asked = time.monotonic()
     try:
         connection.request("POST", "/mcp", BODY, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         after = answer.getheader("Retry-After")
-        return Told(answer.status, int(after) if after else None, json.loads(answer.read()), asked)
+        return Told(answer.status, int(after) if after else None, json.loads(answer.read()))
     finally:
         connection.close()
 
@@ -89,7 +87,8 @@ def test_after_what_was_said_one_more_passes() -> None:
         assert last.status == 429
         assert last.retry_after is not None
         assert 1 <= last.retry_after <= 12
-        time.sleep(last.asked + last.retry_after - time.monotonic())  # The claim is about real time.
+        # The claim is about real time, and begins with the answer.
+        time.sleep(last.retry_after)
         assert [ask(cat).status for _ in range(3)] == [200, 429, 429]
 
 
@@ -161,10 +160,18 @@ def test_reading_is_free() -> None:
         config = configured(upstream, route="5/h") | {"limits": {"per_ip": "7/h concurrent 3"}}
         with Shadowcat(config) as cat:
             at_once(cat, 2)
-            for _ in range(10):
+
+            def look() -> list[dict[str, Any]]:
                 status, document = admin.call(cat, "GET", "/api/limits?address=127.0.0.1")
-            assert status == 200
-            assert document["limits"] == [
+                assert status == 200
+                found: list[dict[str, Any]] = document["limits"]
+                return found
+
+            # A client may have its answer a moment before that is counted as over.
+            eventually(lambda: look()[0]["under_way"] == 0)
+            for _ in range(10):
+                limits = look()
+            assert limits == [
                 {"route": None, "tier": "per_ip", "tools": None, "limit": "7/h concurrent 3",
                  "remaining": 5, "under_way": 0},
                 {"route": "/mcp", "tier": "route", "tools": None, "limit": "5/h",

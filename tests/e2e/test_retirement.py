@@ -10,12 +10,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from shadowcat.testing.raw_client import Response
 from tests.e2e.admin import call, change, listed
 from tests.e2e.harness import SLACK, Shadowcat, eventually
-from tests.e2e.sessions import Session, exchange, initialize
+from tests.e2e.sessions import Session, exchange, initialize, whoami_in
 from tests.e2e.traffic import tool
 from tests.e2e.upstreams import Upstream, running
 
@@ -90,14 +91,14 @@ def test_there_is_room_for_another_one_again_and_again(pair: Pair) -> None:
 
 def test_what_there_is_no_room_for_changes_nothing(pair: Pair) -> None:
     first, second = pair
-    config = of(first, max_upstreams=2, max_routes=2, upstream_drain_timeout="2s")
+    config = of(first, max_upstreams=2, max_routes=2, upstream_drain_timeout="5s")
     with Shadowcat(config) as cat:
         change(cat, "POST", body={"name": "b", "url": second.url})
         change(cat, "PATCH", "a", {"enabled": False})
         session = Session.open(cat.address)
         change(cat, "DELETE", "b")
         change(cat, "PATCH", "a", {"enabled": True})
-        # Its session is there for two seconds more, and with it its number.
+        # Its session is there for five seconds more, and with it its number.
         other = {"name": "c", "url": second.url}
         status, document = call(cat, "POST", "/api/upstreams?route=/mcp", other)
         assert status == 409
@@ -144,7 +145,9 @@ def test_at_the_deadline_everything_ends_here_and_there(
                 change(cat, "POST", "b", {"deadline": "2s"}, tail="/drain")
             if way == "drain without control":
                 cat.children()["control"].kill()  # Its successor knows of the drain.
-            assert sessions[2].whoami()["server"] == "b"
+            answer = sessions[2].call("whoami")
+            # On a machine that stood still the deadline may have passed.
+            assert time.monotonic() - began >= 2.0 or whoami_in(answer)["server"] == "b"
             # Neither the stream nor what runs is left to itself.
             stream.wait_end(PATIENCE)
             assert 2.0 <= time.monotonic() - began < 8.0 + SLACK
@@ -154,7 +157,7 @@ def test_at_the_deadline_everything_ends_here_and_there(
         assert (ended[0] in (500, 502), ended[1]) == (True, 502)
         assert {session.ask("ping").status for session in sessions} == {404}
         eventually(lambda: len(b.seen(method="DELETE", status=200)) == len(sessions), PATIENCE)
-        assert cat.status()["sessions"]["live"] == 0
+        eventually(lambda: cat.status()["sessions"]["live"] == 0, PATIENCE)
         wait_gone(cat)
         if way != "remove":
             (state,) = [one["state"] for one in cat.status()["routes"][0]["upstreams"] if one["name"] == "b"]
@@ -187,12 +190,18 @@ def test_a_session_that_is_being_opened(pair: Pair, pool: ThreadPoolExecutor) ->
 def test_requests_that_wait_for_a_connection(pair: Pair, pool: ThreadPoolExecutor) -> None:
     a, b = pair
     with Shadowcat(of(b, route={"pool": {"max_connections": 1, "queue_timeout": "10s"}})) as cat:
-        first = slow_call(cat, pool, 1.0)
-        b.wait_seen("the first", rpc_name="slow")
-        second = slow_call(cat, pool, 0.1)
-        eventually(lambda: cat.status()["routes"][0]["upstreams"][0]["pool_queue"] == 1)
-        change(cat, "POST", body={"name": "a", "url": a.url})
-        change(cat, "DELETE", "b")
+        server = psutil.Process(b.pid)
+        # The kernel takes connections and requests for it, and it answers none of them before its time.
+        server.suspend()
+        try:
+            first = slow_call(cat, pool, 0.1)
+            eventually(lambda: cat.status()["routes"][0]["upstreams"][0]["pool_active"] == 1)
+            second = slow_call(cat, pool, 0.1)
+            eventually(lambda: cat.status()["routes"][0]["upstreams"][0]["pool_queue"] == 1)
+            change(cat, "POST", body={"name": "a", "url": a.url})
+            change(cat, "DELETE", "b")
+        finally:
+            server.resume()
         answers = [each.result(PATIENCE).status for each in (first, second)]
         assert answers == [200, 200]
         assert len(b.seen(rpc_name="slow")) == 2

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
+import psutil
 import pytest
 
 from shadowcat.testing.raw_client import RawClient
@@ -130,7 +131,9 @@ def test_a_kill_amid_hand_overs_harms_only_the_connections_of_the_killed(cat: Sh
                 eventually(lambda: total(cat, "connections_handed_over_total") > given + 8)  # noqa: B023
                 answered, lost = bursts.answered, len(bursts.lost)
                 worker = cat.children()[f"worker {slot}"]
-                worker.suspend()  # so that the list is exact
+                worker.suspend()
+                # So that the list is exact: until it stands, a system call may go on.
+                eventually(lambda: worker.status() == psutil.STATUS_STOPPED)  # noqa: B023
                 held = client_ports(worker, cat.address[1])
                 dead |= held
                 worker.kill()

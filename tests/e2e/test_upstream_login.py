@@ -34,8 +34,10 @@ CLIENT = records.Client(
 
 
 @pytest.fixture
-def oauth() -> Iterator[MockOAuthServer]:
-    options = OAuthOptions(algorithms=("ES256",), control=True, clients=(CLIENT,), access_lifetime=20)
+def oauth(request: pytest.FixtureRequest) -> Iterator[MockOAuthServer]:
+    """Its tokens last longer than a test, unless that says for how many seconds they do."""
+    lifetime = getattr(request, "param", 600)
+    options = OAuthOptions(algorithms=("ES256",), control=True, clients=(CLIENT,), access_lifetime=lifetime)
     with MockOAuthServer(options) as server:
         yield server
 
@@ -140,6 +142,7 @@ def test_it_is_asked_for_as_the_configuration_says(upstream: MockMcpServer) -> N
     assert (form["audience"], form["resource"]) == (["somebody"], [RESOURCE])
 
 
+@pytest.mark.parametrize("oauth", [20], indirect=True)
 def test_tokens_are_renewed_and_a_grant_that_is_over_needs_another_login(
     oauth: MockOAuthServer, upstream: MockMcpServer, tmp_path: Path
 ) -> None:
@@ -158,7 +161,7 @@ def test_tokens_are_renewed_and_a_grant_that_is_over_needs_another_login(
         kill_control(cat)
         oauth.lies.add(Lie(endpoint="token", error="invalid_grant"))
         eventually(lambda: ask(browser).status == 503, 40, "the end of the token")
-        assert "login needed" in operate(cat, "status").stdout
+        eventually(lambda: "login needed" in operate(cat, "status").stdout, what="the end of the grant")
         oauth.lies.clear()
         log_in(cat)
         eventually(lambda: ask(browser).status == 200, what="an answer after another login")
