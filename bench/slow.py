@@ -1,6 +1,6 @@
 """What slow clients cost honest ones: the latency of an open-loop load beside 1,000 of each kind, and alone.
 
-    python -m bench.slow [--rate 300] [--seconds 4] [--rounds 5] [--clients 1000] [--workers 1]
+    python -m bench.slow [--rate 300] [--seconds 4] [--rounds 5] [--clients 1000] [--workers 1] [--deadline 8]
 
 They come one after the other, and each that is shown out is replaced by another one, so that there are as
 many all the time. Rounds are interleaved; the table has the median of the rounds' 99th percentiles, and the
@@ -25,8 +25,6 @@ from shadowcat.testing.canned import CannedUpstream
 from shadowcat.testing.load.plan import Broken, Plan, Progress, Result
 from shadowcat.testing.slow import Kind, SlowClients
 
-DEADLINE = 8.0
-"""Seconds: as short that arriving and being shown out are part of the picture."""
 KEYS = ("head_timeout", "body_timeout", "keepalive_timeout", "write_timeout")
 
 
@@ -56,10 +54,11 @@ def load(address: tuple[str, int], rate: float, seconds: float) -> Result:
     return report
 
 
-def configuration(url: str, workers: int, clients: int) -> dict[str, Any]:
+def configuration(url: str, options: argparse.Namespace) -> dict[str, Any]:
     """With as many upstream connections as the slow ones can hold."""
-    route = {"path": "/mcp", "upstreams": [{"url": url}], "pool": {"max_connections": 4 * clients}}
-    return {"workers": workers, "routes": [route], "http": dict.fromkeys(KEYS, DEADLINE)}
+    pool = {"max_connections": 4 * options.clients}
+    route = {"path": "/mcp", "upstreams": [{"url": url}], "pool": pool}
+    return {"workers": options.workers, "routes": [route], "http": dict.fromkeys(KEYS, options.deadline)}
 
 
 def main() -> None:
@@ -69,6 +68,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument(
+        "--deadline",
+        type=float,
+        default=8.0,
+        help="seconds after which a slow one is shown out, in which as many come as there are (default: "
+        "%(default)s, so short that arriving and being shown out are much of the picture)",
+    )
     options = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -76,7 +82,7 @@ def main() -> None:
     shown_out: dict[str, int] = {}
     with ExitStack() as stack:
         upstream = stack.enter_context(CannedUpstream())
-        proxy = stack.enter_context(running(configuration(upstream.url, options.workers, options.clients)))
+        proxy = stack.enter_context(running(configuration(upstream.url, options)))
         address = proxy.host, proxy.port
         load(address, options.rate, 1.0)
         for _ in range(options.rounds):
@@ -85,9 +91,10 @@ def main() -> None:
                 with ExitStack() as crowd:
                     slow = None
                     if kind is not None:
-                        slow = SlowClients(address, kind, options.clients, ramp=DEADLINE, replace=True)
-                        crowd.enter_context(slow)
-                        slow.wait_open()
+                        slow = crowd.enter_context(
+                            SlowClients(address, kind, options.clients, ramp=options.deadline, replace=True)
+                        )
+                        slow.wait_open(options.deadline + 30)
                     result = load(address, options.rate, options.seconds)
                     if slow is not None:
                         shown_out[name] = shown_out.get(name, 0) + len(slow.lasted)
