@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from shadowcat.testing.mock_oauth.server import MockOAuthServer
 from tests.e2e.harness import Shadowcat, eventually
 from tests.e2e.oauth import ADMIN, READ, Login
 from tests.e2e.sdk import ERAS, text_of
+from tests.e2e.starts import held_port
 from tests.e2e.upstreams import Upstream, header
 
 DISCOVERY = [
@@ -52,15 +52,10 @@ class Scene(NamedTuple):
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     log = tmp_path_factory.mktemp("logs") / "access.log"
     with (
-        socket.socket() as hold,
+        held_port() as port,  # The public URL has to be known before the proxy starts.
         MockOAuthServer(OAuthOptions(control=True)) as oauth,
         Upstream("one") as upstream,
     ):
-        # Bound throughout, and never listening: the public URL has to be known before the proxy starts, and
-        # nobody else gets the port meanwhile. With SO_REUSEADDR the proxy may bind it, too.
-        hold.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        hold.bind(("127.0.0.1", 0))
-        port = hold.getsockname()[1]
         upstreams = [{"name": "one", "url": upstream.url}]
         trusted = [{"issuer": oauth.issuer}]
         settings = {

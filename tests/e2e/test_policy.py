@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -18,6 +17,7 @@ from tests.e2e.admin import call
 from tests.e2e.harness import Shadowcat, eventually
 from tests.e2e.oauth import ADMIN, READ, Login
 from tests.e2e.sdk import ERAS, text_of
+from tests.e2e.starts import held_port
 from tests.e2e.upstreams import Upstream
 
 PROTOCOL = {
@@ -63,11 +63,7 @@ def settings_for(port: int, oauth: MockOAuthServer, upstream: Upstream, rules: l
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
     options = OAuthOptions(control=True)
-    with socket.socket() as held, MockOAuthServer(options) as oauth, Upstream("one") as upstream:
-        # Bound for as long as it is needed, and never listening: nobody else gets the port meanwhile.
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("127.0.0.1", 0))
-        port = held.getsockname()[1]
+    with held_port() as port, MockOAuthServer(options) as oauth, Upstream("one") as upstream:
         settings = settings_for(port, oauth, upstream, [PROTOCOL, ECHO])
         with Shadowcat(settings) as cat:
             yield Scene(oauth, upstream, cat, settings)

@@ -146,6 +146,7 @@ class MemoryPlane:
         client, near = ClientConnection(self.plane), RecordingTransport()
         client.connection_made(cast("Any", near))
         answered = 0
+        lost: RecordingTransport | None = None
         for piece in request:
             if near.is_closing():
                 break
@@ -165,6 +166,7 @@ class MemoryPlane:
             if upstream_closes and far.ending == "open":
                 upstream.eof_received()
                 upstream.connection_lost(None)
+                lost = far
             ending = far.ending
         outcome = Outcome(
             b"".join(far.written for _, far in dialer.made), bytes(near.written), near.ending, ending
@@ -173,7 +175,7 @@ class MemoryPlane:
         self.plane.abort()
         self._pool.close_idle()
         for connection, transport in dialer.made:
-            if transport.ending != "open":
+            if transport.ending != "open" and transport is not lost:
                 connection.connection_lost(None)
         self._loop.turn()
         self.plane.wheel = Wheel(self.plane.clock())  # Time stands still: the old one would keep everything.
