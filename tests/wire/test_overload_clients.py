@@ -300,6 +300,34 @@ def test_a_client_that_leaves_takes_its_bytes_along() -> None:
         assert proxy.metric("buffered_bytes") == 0
 
 
+def test_answers_count_before_the_next_tick() -> None:
+    with stage(http=HTTP, overload=OVERLOAD) as proxy:
+        client = busy(proxy)
+        proxy.upstreams[0].send(STREAM)
+        client.stall()
+        other = proxy.client()
+        proxy.tell(other, large(20 * KIB)[:-1])
+        assert refusal(other)[0] == 503
+
+
+def test_many_slow_clients_are_looked_at_within_two_seconds() -> None:
+    with stage(http=HTTP, overload=Overload(max_buffered=Size("1GiB"))) as proxy:
+        clients = [busy(proxy) for _ in range(200)]
+        for upstream in proxy.upstreams:
+            upstream.send(STREAM)
+        for client in clients:
+            client.stall()
+            client.buffered = 50 * KIB
+        proxy.advance(2)
+        assert proxy.metric("buffered_bytes") == 200 * 50 * KIB
+        for client in clients[:100]:
+            client.catch_up()
+        for client in clients[100:]:
+            client.reset()
+        proxy.advance(2)
+        assert proxy.metric("buffered_bytes") == 0
+
+
 def test_a_legacy_request_whose_client_left_keeps_no_body() -> None:
     with stage(http=HTTP, overload=OVERLOAD) as proxy:
         client = proxy.client()

@@ -169,6 +169,8 @@ class ClientConnection(Kept):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, whoever ended it."""
         self._plane.disconnected(self)
+        if self._stage is not _IDLE and self._reader.held:  # It was in the middle of a body.
+            self._plane.stock.hold(self)
         self._state = _CLOSED
         self.deadline = inf
         exchange, self._exchange = self._exchange, None
@@ -219,14 +221,14 @@ class ClientConnection(Kept):
         self._working = True
         while self._state is _READING and reader.buffer and not self._paused:
             result = reader.next()
-            if reader.held:
-                self._plane.stock.hold(self)
             if result is None:
                 self._wait_for_more()
                 break
             if isinstance(result, Broken):
                 self._break_off(result)
             else:
+                if reader.held:
+                    self._plane.stock.hold(self)
                 self._begin(result.template, result.values, result.body)
         self._working = False
 
@@ -385,6 +387,8 @@ class ClientConnection(Kept):
 
     def _break_off(self, broken: Broken) -> None:
         """Refuse what was not read to its end: where the next request begins is not known."""
+        if self._reader.held:
+            self._plane.stock.hold(self)
         self._answer(OwnAnswer(broken.denial, broken.template, values=broken.values), close=True)
 
     def _answer(self, own: OwnAnswer, *, close: bool = False) -> None:

@@ -5,6 +5,7 @@ Small bodies are not counted, so that usual requests pay nothing: there is one f
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from shadowcat.config.model import Config
@@ -15,24 +16,27 @@ if TYPE_CHECKING:
 
 SMALL: Final = 16 * 1024
 """Bytes of a body that is not counted."""
+_LOOKS: Final = 64
+_PART: Final = 16
+"""With each tick so many slow clients are looked at again, or this part of them if that is more. A look takes
+a microsecond, so all of a thousand would hold everybody else up for one in a hundred milliseconds."""
 
 
 class Stock:
     """What one worker keeps. Bodies are counted before they are read, and let go with the next tick after the
-    end of their requests; answers are looked at with each tick, as what is kept of one is bounded anyway.
+    end of their requests; answers are counted when a client falls behind, and looked at again now and then,
+    as what is kept of one is bounded anyway.
     """
 
-    __slots__ = ("_answers", "_bodies", "_limit", "_pressure", "_slow")
+    __slots__ = ("_bodies", "_limit", "_pressure", "_slow")
 
     def __init__(self, pressure: Pressure) -> None:
         self._pressure = pressure
         self._limit = 0
         self._bodies: set[Kept] = set()
         """Who has sent large ones."""
-        self._slow: set[Kept] = set()
-        """Who takes their answers slowly."""
-        self._answers = 0
-        """What is counted for them."""
+        self._slow: dict[Kept, int] = {}
+        """Who takes their answers slowly, and what is counted for them; the last one was looked at last."""
 
     def take_up(self, config: Config) -> None:
         """Go by this from now on."""
@@ -47,26 +51,27 @@ class Stock:
         self._pressure.change(-size)
 
     def hold(self, client: Kept) -> None:
-        """This client's body has room, until it is no longer needed."""
+        """This client's body has arrived, or will not: its room is free once it is no longer needed."""
         self._bodies.add(client)
 
     def slow(self, client: Kept) -> None:
         """This client does not take its answer as fast as it comes."""
-        self._slow.add(client)
+        self._pressure.change(self._look(client))
 
     def tick(self) -> None:
         """Look at what is still needed."""
-        pressure = self._pressure
         if self._bodies:
             for client in [client for client in self._bodies if not client.needs_body]:
                 self._bodies.discard(client)
                 self.take_back(client.let_go())
-        if self._slow or self._answers:
-            unsent = 0
-            for client in list(self._slow):
-                rest = client.unsent
-                unsent += rest
-                if not rest:
-                    self._slow.discard(client)
-            pressure.change(unsent - self._answers)
-            self._answers = unsent
+        if slow := self._slow:
+            looks = max(_LOOKS, len(slow) // _PART)
+            self._pressure.change(sum([self._look(client) for client in list(islice(slow, looks))]))
+
+    def _look(self, client: Kept) -> int:
+        """How many bytes more than before, or fewer if negative, are kept for a slow client."""
+        before = self._slow.pop(client, 0)
+        unsent = client.unsent
+        if unsent:
+            self._slow[client] = unsent
+        return unsent - before
