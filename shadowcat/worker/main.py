@@ -20,6 +20,7 @@ from shadowcat.supervisor.inboxes import Inboxes
 from shadowcat.supervisor.timing import Timing
 from shadowcat.worker.acceptors import Acceptors
 from shadowcat.worker.handover import Handover
+from shadowcat.worker.heap import keep_freed_memory
 
 if TYPE_CHECKING:
     from shadowcat.proxy.plane import DataPlane
@@ -134,6 +135,7 @@ class _Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
+        keep_freed_memory()
         self._page.set_state(State.READY)
         lifeline.ready()
         await self._end.wait()
