@@ -399,7 +399,11 @@ def _shutdown(sock: socket.socket) -> None:
 
 @contextmanager
 def refused_port() -> Iterator[int]:
-    """Reserve a TCP port on which connecting is refused: bound, so nobody else gets it, but not listening."""
+    """Reserve a TCP port on which connecting is refused: bound, so nobody else gets it, but not listening.
+
+    With SO_REUSEADDR a listener may have it, too: one whose address has to be known before it starts.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,18 +37,6 @@ def built(kind, value):
 config = built(shadowcat.Config, json.loads(sys.argv[1]))
 sys.exit(shadowcat.run(config))
 """
-
-
-@contextlib.contextmanager
-def held_port() -> Iterator[int]:
-    """A loopback port for a start whose address has to be known before it, or to be the same once more.
-
-    Bound, and never listening: nobody else gets it, and with SO_REUSEADDR a listener may have it, too.
-    """
-    with socket.socket() as hold:
-        hold.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        hold.bind(("127.0.0.1", 0))
-        yield hold.getsockname()[1]
 
 
 class Started(Shadowcat):

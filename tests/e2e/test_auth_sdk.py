@@ -17,10 +17,10 @@ from mcp.shared.auth import OAuthToken
 from shadowcat.testing.mock_oauth.lies import Lie
 from shadowcat.testing.mock_oauth.options import OAuthOptions
 from shadowcat.testing.mock_oauth.server import MockOAuthServer
+from shadowcat.testing.scripted import refused_port
 from tests.e2e.harness import Shadowcat, eventually
 from tests.e2e.oauth import ADMIN, READ, Login
 from tests.e2e.sdk import ERAS, text_of
-from tests.e2e.starts import held_port
 from tests.e2e.upstreams import Upstream, header
 
 DISCOVERY = [
@@ -52,7 +52,7 @@ class Scene(NamedTuple):
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     log = tmp_path_factory.mktemp("logs") / "access.log"
     with (
-        held_port() as port,  # The public URL has to be known before the proxy starts.
+        refused_port() as port,  # The public URL has to be known before the proxy starts.
         MockOAuthServer(OAuthOptions(control=True)) as oauth,
         Upstream("one") as upstream,
     ):

@@ -17,8 +17,8 @@ import pytest
 
 from shadowcat.testing.mock_mcp.client import MockProcess
 from shadowcat.testing.raw_client import RawClient
+from shadowcat.testing.scripted import refused_port
 from tests.e2e.harness import COMMAND, Shadowcat, eventually, post
-from tests.e2e.starts import held_port
 from tests.e2e.traffic import Message, initialize, legacy, request, tool
 from tests.e2e.upstreams import header
 
@@ -49,7 +49,7 @@ def _fresh(mock: MockProcess) -> None:
 
 def test_starts_serves_and_stops_without_a_leak_on_the_same_addresses_again(mock: MockProcess) -> None:
     with ExitStack() as stack:
-        addresses = {key: f"127.0.0.1:{stack.enter_context(held_port())}" for key in ("listen", "admin")}
+        addresses = {key: f"127.0.0.1:{stack.enter_context(refused_port())}" for key in ("listen", "admin")}
         for _ in range(2):
             cat = stack.enter_context(Shadowcat(addresses | {"routes": [{"upstreams": [{"url": mock.url}]}]}))
             assert (cat.ready["listen"], cat.ready["admin"]) == ([addresses["listen"]], addresses["admin"])

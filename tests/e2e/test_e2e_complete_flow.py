@@ -18,11 +18,11 @@ from mcp.client import Client
 from shadowcat.testing.mock_oauth.options import OAuthOptions
 from shadowcat.testing.mock_oauth.records import User
 from shadowcat.testing.mock_oauth.server import MockOAuthServer
+from shadowcat.testing.scripted import refused_port
 from tests.e2e.harness import Shadowcat, eventually
 from tests.e2e.oauth import READ, Login
 from tests.e2e.sdk import ERAS, LEGACY, text_of
 from tests.e2e.secrecy import Records, Secrets
-from tests.e2e.starts import held_port
 from tests.e2e.traffic import Message, initialize, legacy, modern, samples, tool
 from tests.e2e.upstreams import Upstream, header
 
@@ -90,7 +90,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("flow")
     users = {"root": User(claims=ADMIN)}
     with (
-        held_port() as port,  # The public URL has to be known before the proxy starts.
+        refused_port() as port,  # The public URL has to be known before the proxy starts.
         MockOAuthServer(OAuthOptions(control=True, users=users)) as oauth,
         Upstream("one") as upstream,
     ):

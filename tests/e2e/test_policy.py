@@ -13,11 +13,11 @@ from mcp.shared.auth import OAuthToken
 
 from shadowcat.testing.mock_oauth.options import OAuthOptions
 from shadowcat.testing.mock_oauth.server import MockOAuthServer
+from shadowcat.testing.scripted import refused_port
 from tests.e2e.admin import call
 from tests.e2e.harness import Shadowcat, eventually
 from tests.e2e.oauth import ADMIN, READ, Login
 from tests.e2e.sdk import ERAS, text_of
-from tests.e2e.starts import held_port
 from tests.e2e.upstreams import Upstream
 
 PROTOCOL = {
@@ -63,7 +63,7 @@ def settings_for(port: int, oauth: MockOAuthServer, upstream: Upstream, rules: l
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
     options = OAuthOptions(control=True)
-    with held_port() as port, MockOAuthServer(options) as oauth, Upstream("one") as upstream:
+    with refused_port() as port, MockOAuthServer(options) as oauth, Upstream("one") as upstream:
         settings = settings_for(port, oauth, upstream, [PROTOCOL, ECHO])
         with Shadowcat(settings) as cat:
             yield Scene(oauth, upstream, cat, settings)

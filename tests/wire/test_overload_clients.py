@@ -241,6 +241,22 @@ def test_the_next_body_of_a_client_takes_the_place_of_its_last_one() -> None:
         assert proxy.metric("buffered_bytes") == 0
 
 
+def test_a_body_that_arrives_behind_another_one_keeps_its_room() -> None:
+    with stage(http=HTTP, overload=OVERLOAD) as proxy:
+        client = proxy.client()
+        proxy.tell(client, large(60 * KIB))
+        proxy.upstreams[0].send(OK)
+        proxy.settle()
+        proxy.tell(client, large(40 * KIB)[:-1])  # Within the same tick.
+        proxy.advance(1)
+        assert proxy.metric("buffered_bytes") == 40 * KIB
+        proxy.tell(client, large(40 * KIB)[-1:])
+        proxy.upstreams[0].send(OK)
+        proxy.settle()
+        proxy.advance(0.2)
+        assert proxy.metric("buffered_bytes") == 0
+
+
 @pytest.mark.parametrize("ending", ["reset", "timeout", "malformed"])
 def test_a_body_that_never_ends_gives_its_room_back(ending: str) -> None:
     with stage(http=HTTP, overload=OVERLOAD) as proxy:

@@ -74,14 +74,17 @@ class Kept(asyncio.Protocol, Timed):
 
     @property
     def needs_body(self) -> bool:
-        """Whether what it has sent is still being read, or may be needed once more."""
-        if self._exchange is not None or self._waiter is not None:
-            return True
-        return self._state is _READING and self._reader.stage is Stage.BODY
+        """Whether what it has sent may be needed once more."""
+        return self._exchange is not None or self._waiter is not None
 
     def let_go(self) -> int:
-        """Of the last request nothing is needed any more: how many bytes it had room for."""
-        held, self._reader.held = self._reader.held, 0
+        """Of the last request nothing is needed any more: how many bytes it had room for. 0 if the next one
+        is arriving, which has taken its place.
+        """
+        reader = self._reader
+        if self._state is _READING and reader.stage is Stage.BODY:
+            return 0
+        held, reader.held = reader.held, 0
         return held
 
     @property
